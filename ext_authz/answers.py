@@ -1,0 +1,73 @@
+"""Builds CheckResponses: the only place that can say OK, so that none says it by accident.
+
+An empty CheckResponse means OK to Envoy (status code 0), which would let a request go bare.
+"""
+
+from __future__ import annotations
+
+import json
+
+from ext_authz.policy import Deny, Header, Inject, Pass, Tunnel, Via
+from ext_authz.proto import external_auth_pb2 as pb
+from ext_authz.tokens import Token
+
+_OVERWRITE = pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+_PERMISSION_DENIED = 7  # google.rpc.Code; any number but 0 denies
+
+
+def inject(decision: Inject, token: Token) -> bytes:
+    """Let the request go over TLS, with the token."""
+    response = _ok(decision.authority, Via.TLS)
+    _set(response, decision.header, f"Bearer {token.text}")
+    response.ok_response.headers_to_remove.extend(decision.remove)
+    return response.SerializeToString()
+
+
+def passed(decision: Pass) -> bytes:
+    """Let the request go as it came."""
+    return _ok(decision.authority, Via.PLAIN).SerializeToString()
+
+
+def tunnel(decision: Tunnel) -> bytes:
+    """Let a CONNECT through, and say where its bytes go."""
+    response = _ok(decision.authority, decision.via)
+    response.dynamic_metadata["tunnel_host"] = decision.destination.host
+    response.dynamic_metadata["tunnel_port"] = str(decision.destination.port)
+    return response.SerializeToString()
+
+
+def deny(decision: Deny, *, is_grpc: bool) -> bytes:
+    """Refuse: JSON for HTTP; for gRPC one sentence, which Envoy makes the `grpc-message`."""
+    response = pb.CheckResponse(status=pb.Status(code=_PERMISSION_DENIED))
+    denied = response.denied_response
+    denied.status.code = decision.code.http_status
+    if decision.retry_after_seconds is not None:
+        _append(denied.headers, "retry-after", str(decision.retry_after_seconds))
+    if is_grpc:
+        denied.body = f"{decision.code.word}: {decision.message}"
+        return response.SerializeToString()
+    _append(denied.headers, "content-type", "application/json")
+    denied.body = json.dumps(
+        {
+            "error": decision.code.word,
+            "message": decision.message,
+            "destination": decision.destination,
+        }
+    )
+    return response.SerializeToString()
+
+
+def _ok(authority: str, via: Via) -> pb.CheckResponse:
+    response = pb.CheckResponse(status=pb.Status(code=0))
+    # Always set: Envoy picks the route anew only if the answer changed a header.
+    _append(response.ok_response.headers, ":authority", authority)
+    response.dynamic_metadata["route"] = via.value
+    return response
+
+
+def _set(response: pb.CheckResponse, header: Header, value: str) -> None:
+    _append(response.ok_response.headers, header.value, value)
+
+
+def _append(headers: object, key: str, value: str) -> None:
+    headers.add(header=pb.HeaderValue(key=key, value=value), append_action=_OVERWRITE)  # type: ignore[attr-defined]

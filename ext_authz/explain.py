@@ -1,0 +1,97 @@
+"""Says what would happen to a request, without sending anything."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from ext_authz.destination import parse_authority
+from ext_authz.errors import BadDestinationError, UsageError
+from ext_authz.policy import Deny, Inject, Listener, Pass, Policy, Request, Tunnel, decide
+from ext_authz.settings import Settings
+from ext_authz.sources import Source
+
+
+def authority_of(url: str) -> str:
+    """Return the `host[:port]` of a URL, or of a bare authority. Raises UsageError."""
+    try:
+        parts = urlsplit(url if "://" in url else f"//{url}")
+        if parts.scheme not in ("", "http", "https") or not parts.netloc:
+            raise ValueError
+    except ValueError:
+        raise UsageError(f"expected a URL such as http://service/path, got {url!r}") from None
+    return parts.netloc
+
+
+def explain(url: str, settings: Settings, sources: dict[str, Source]) -> dict[str, Any]:
+    """Return what the decision for this URL is and why, as a JSON-ready mapping.
+
+    Raises UsageError when it is no URL.
+    """
+    policy = settings.policy()
+    authority = authority_of(url)
+    decision = decide(Request(Listener.FORWARD, authority), policy)
+    found: dict[str, Any] = {"url": url, "authority": authority}
+    match decision:
+        case Inject():
+            source = sources[decision.rule.credential]
+            found |= {
+                "decision": "inject",
+                "rule": decision.rule.match,
+                "also_matching": _losers(authority, policy),
+                "audience": decision.audience or None,
+                "credential": decision.rule.credential,
+                "credential_kind": source.kind,
+                "credential_found": source.found,
+                "header": decision.header.value,
+                "header_if_app_sends_authorization": _second_header(authority, policy),
+                "upstream": f"https://{decision.authority}",
+            }
+        case Pass():
+            found |= {"decision": "pass", "upstream": f"http://{decision.authority}"}
+        case Deny():
+            found |= {
+                "decision": "deny",
+                "status": decision.code.http_status,
+                "error": decision.code.word,
+                "message": decision.message,
+            }
+        case Tunnel():
+            raise AssertionError("only a CONNECT gives a tunnel")
+    return found
+
+
+def _losers(authority: str, policy: Policy) -> list[str]:
+    return [rule.match for rule in policy.matching(parse_authority(authority))[1:]]
+
+
+def _second_header(authority: str, policy: Policy) -> str:
+    decision = decide(Request(Listener.FORWARD, authority, has_authorization=True), policy)
+    return decision.header.value if isinstance(decision, Inject) else ""
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """Lay the explanation out for a terminal, one fact on a line."""
+    width = max(map(len, found))
+    lines = []
+    for name, value in found.items():
+        shown = ", ".join(value) or "none" if isinstance(value, list) else value
+        lines.append(f"{name.replace('_', ' '):<{width}}  {'none' if shown is None else shown}")
+    return "\n".join(lines)
+
+
+def audience_and_credential(text: str, settings: Settings) -> tuple[str, str]:
+    """Return (credential, audience): of a URL by its rule; anything else is an audience."""
+    default = "default"
+    if "://" in text:
+        try:
+            rules = settings.policy().matching(parse_authority(authority_of(text)))
+        except BadDestinationError:
+            rules = []
+        if rules:
+            decision = decide(Request(Listener.FORWARD, authority_of(text)), settings.policy())
+            if isinstance(decision, Inject):
+                return decision.rule.credential, decision.audience
+    if not text.strip():
+        raise UsageError("expected a URL or an audience, got an empty text")
+    return default, text

@@ -1,0 +1,74 @@
+"""Reads `--listen` and other addresses, and refuses those that would hand tokens to strangers."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+
+from ext_authz.errors import StartError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where something listens: `host` and `port`, or the `path` of a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_local(self) -> bool:
+        """Say whether only this machine (or this pod) can reach it."""
+        if self.path or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_address(text: str, flag: str) -> Address:
+    """Read `HOST:PORT`, `[IPV6]:PORT`, `PORT` or `unix:PATH`. Raises UsageError naming `flag`."""
+    if text.startswith("unix:") and len(text) > len("unix:"):
+        return Address(path=text.removeprefix("unix:"))
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
+    if not port.isdecimal() or int(port) > 65535:
+        raise UsageError(f"{flag}: expected HOST:PORT or unix:PATH, got {text!r}")
+    return Address(host, int(port))
+
+
+def require_local(address: Address, *, insecure: bool) -> None:
+    """Raise UsageError if strangers could reach the service and ask it for tokens."""
+    if not address.is_local and not insecure:
+        raise UsageError(
+            f"--listen {address}: whoever reaches this address can ask for tokens; expected a "
+            "loopback address or unix:PATH, or --insecure-listen where the network itself keeps "
+            "others out"
+        )
+
+
+def require_free(host: str, port: int, flag: str) -> None:
+    """Raise StartError if a fixed TCP port is taken.
+
+    Envoy and gRPC listen with SO_REUSEPORT: two sidecars would silently share one port.
+    """
+    if port == 0:
+        return
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            # SO_REUSEADDR lets a bind pass where somebody listens with SO_REUSEPORT; listen tells.
+            probe.listen(1)
+        except OSError as error:
+            raise StartError(
+                f"{flag}: {host}:{port} cannot be listened on: {error.strerror}"
+            ) from None

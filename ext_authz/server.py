@@ -1,0 +1,190 @@
+"""The only wiring: builds sources, cache and services, runs their tasks, drains and stops them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from ext_authz import log, refresh
+from ext_authz.check_service import SERVICE_NAME, CheckService
+from ext_authz.clock import Clock, system_clock
+from ext_authz.errors import ConfigError, Problem, StartError
+from ext_authz.listen import Address, require_free
+from ext_authz.metrics import CONTENT_TYPE, Metrics
+from ext_authz.reflection import LazyReflection
+from ext_authz.reload import Signature, Watcher, signature
+from ext_authz.settings import Credential, Settings, files_of
+from ext_authz.sources import Source
+from ext_authz.sources.build import load_all
+from ext_authz.sources.worker import SourceRunner
+from ext_authz.status_server import Page, Pages, StatusServer, text_page
+from ext_authz.token_cache import TokenCache
+from ext_authz.tokens import TokenKey
+
+_GRPC_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # two services on one port would answer in turns
+    ("grpc.max_receive_message_length", 1024 * 1024),
+)
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceOptions:
+    """Where the service listens."""
+
+    listen: Address
+    status: Address
+
+
+class Service:
+    """The ext_authz service with everything that it needs. Belongs to one event loop.
+
+    `read` reads the settings anew, with their problems; `watched` names the files whose change
+    calls for that.
+    """
+
+    def __init__(
+        self,
+        options: ServiceOptions,
+        read: Callable[[], tuple[Settings, list[Problem]]],
+        watched: Callable[[Settings], Iterable[Path]],
+        *,
+        clock: Clock = system_clock,
+    ) -> None:
+        """Raises ConfigError if the settings or their credentials cannot be used."""
+        self._options = options
+        self._read = read
+        self.settings, sources = load_all(read)
+        self._sources = SourceRunner(sources)
+        self._identities = _identities(self.settings)
+        self.metrics = Metrics()
+        self._tokens = TokenCache(self._sources.fetch, clock=clock, on_fetch=self._fetched)
+        self.metrics.watch(self._tokens, clock)
+        self._check = CheckService(self.settings.policy(), self._tokens, self.metrics.on_check)
+        self._watcher = Watcher(lambda: watched(self.settings), self.reload)
+        self._health = health.aio.HealthServicer()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._can_decide = False
+        self.listen = options.listen
+        self.status = options.status
+
+    async def start(self) -> None:
+        """Listen and answer. Raises StartError if an address is taken."""
+        for named in self._sources.sources.items():
+            _log_source(*named)
+        self._server = grpc.aio.server(options=_GRPC_OPTIONS)
+        self._server.add_generic_rpc_handlers(
+            (self._check.handler(), LazyReflection((SERVICE_NAME, health.SERVICE_NAME)))
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self.listen = self._bind(self._options.listen)
+        status = self._options.status
+        self._status_server = StatusServer(status.host, status.port, self._pages())
+        self.status = Address(status.host, self._status_server.port)
+        self._status_server.start()
+        await self._server.start()
+        ahead = self.settings.refresh_ahead
+        self._spawn(
+            refresh.keep_fresh(self._tokens) if ahead else refresh.forget_idle(self._tokens)
+        )
+        self._spawn(self._watcher.watch())
+        await self._tell(can_decide=True)
+
+    def _bind(self, address: Address) -> Address:
+        if not address.path:
+            require_free(address.host, address.port, "--listen")
+        try:
+            port = self._server.add_insecure_port(str(address))
+        except RuntimeError:
+            port = 0
+        if port == 0:
+            raise StartError(f"--listen: {address} cannot be listened on")
+        return address if address.path else Address(address.host, port)
+
+    def reload(self) -> None:
+        """Take the configuration anew; if it is broken keep the old one and say so."""
+        try:
+            settings, sources = load_all(self._read)
+        except ConfigError as error:
+            self.metrics.on_reload("refused")
+            for problem in error.problems:
+                log.error(
+                    "the new configuration was refused, the old one stays: " + problem.message,
+                    code=error.code,
+                    file=problem.file,
+                    line=problem.line,
+                    key=problem.key,
+                )
+            return
+        before, self._identities = self._identities, _identities(settings)
+        self.settings, self._sources.sources = settings, sources
+        self._tokens.retain(
+            lambda key: before.get(key.credential) == self._identities.get(key.credential)
+        )
+        self._check.use(settings.policy())
+        self.metrics.on_reload("ok")
+        log.info("the new configuration is in effect")
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Say that we drain, let running Checks end within `drain_seconds`, then stop."""
+        await self.drain()
+        await self._server.stop(drain_seconds)
+        for task in self._tasks:
+            task.cancel()
+        await self._tokens.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._sources.close()
+        self._status_server.stop()
+
+    async def drain(self) -> None:
+        """Flip health and readiness, while Checks are still answered."""
+        await self._tell(can_decide=False)
+
+    async def failed(self) -> str:
+        """Wait until a task dies that should live for ever, and name it."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(iter(done)).get_name()
+
+    async def _tell(self, *, can_decide: bool) -> None:
+        self._can_decide = can_decide
+        for name in ("", SERVICE_NAME):
+            await self._health.set(name, SERVING if can_decide else NOT_SERVING)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(work))
+
+    def _fetched(self, key: TokenKey, outcome: str) -> None:
+        self.metrics.on_fetch(key, outcome)
+        tell = log.info if outcome == "ok" else log.warning
+        tell("token fetch", credential=key.credential, audience=key.audience, outcome=outcome)
+
+    def _pages(self) -> Pages:
+        return {
+            "/healthz": lambda: text_page(200, "ok"),
+            "/readyz": self._readyz,
+            "/metrics": lambda: Page(200, CONTENT_TYPE, self.metrics.exposition()),
+        }
+
+    def _readyz(self) -> Page:
+        if self._can_decide:
+            return text_page(200, "ready")
+        return text_page(503, "not ready: starting or draining")
+
+
+def _log_source(name: str, source: Source) -> None:
+    log.info("credential", credential=name, kind=source.kind, found=source.found)
+
+
+def _identities(settings: Settings) -> dict[str, tuple[Credential, Signature]]:
+    """Return what each credential is; a token is kept over a reload only while this is the same."""
+    return {
+        name: (named.credential, signature(files_of(named.credential)))
+        for name, named in settings.credentials.items()
+    }

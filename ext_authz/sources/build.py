@@ -1,0 +1,80 @@
+"""Makes the sources that the settings name: the one place that knows every kind of credential."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ext_authz.errors import ConfigError, Problem, SourceError
+from ext_authz.settings import (
+    AutoCredential,
+    Credential,
+    KeyCredential,
+    MetadataCredential,
+    NamedCredential,
+    NoCredential,
+    Settings,
+    StaticCredential,
+)
+from ext_authz.sources import Source
+from ext_authz.sources.default import default_source
+from ext_authz.sources.endpoints import EndpointGuard
+from ext_authz.sources.metadata import MetadataSource
+from ext_authz.sources.secret_files import read_json
+from ext_authz.sources.service_account import ServiceAccountSource
+from ext_authz.sources.static_token import StaticSource
+from ext_authz.tokens import Fetched
+
+
+class NoSource:
+    """`none`: never has a token."""
+
+    kind = "none"
+    found = "the configuration"
+
+    def fetch(self, audience: str) -> Fetched:
+        """Raise SourceError: that is its purpose."""
+        sentence = "the credential is set to none; name another one in the destination's rule"
+        raise SourceError(sentence, code="no_credential", permanent=True)
+
+
+def load_all(
+    read: Callable[[], tuple[Settings, list[Problem]]],
+) -> tuple[Settings, dict[str, Source]]:
+    """Return the settings and a source per credential that is configured or used.
+
+    Raises ConfigError with every problem of both, so that a start or a reload fails as a whole.
+    """
+    settings, problems = read()
+    used = {rule.credential for rule in settings.rules}
+    sources: dict[str, Source] = {}
+    for name, named in settings.credentials.items():
+        if name not in used and named.line is None:
+            continue  # the built-in default, which no rule needs
+        try:
+            sources[name] = build_source(named.credential, settings)
+        except SourceError as error:
+            problems.append(_problem(named, error))
+    if problems:
+        raise ConfigError(sorted(problems, key=lambda problem: problem.line or 0))
+    return settings, sources
+
+
+def build_source(credential: Credential, settings: Settings) -> Source:
+    """Return the source of one credential. Raises SourceError."""
+    guard = EndpointGuard(settings.trusted_endpoints)
+    match credential:
+        case AutoCredential():
+            return default_source(credential, settings.metadata_host, guard)
+        case MetadataCredential():
+            return MetadataSource(settings.metadata_host)
+        case KeyCredential():
+            info = read_json(credential.secret, "bad_key_file")
+            return ServiceAccountSource(info, str(credential.secret), guard)
+        case StaticCredential():
+            return StaticSource(credential.secret)
+        case NoCredential():
+            return NoSource()
+
+
+def _problem(named: NamedCredential, error: SourceError) -> Problem:
+    return Problem(error.message, f"credentials.{named.name}", named.file, named.line)

@@ -1,0 +1,53 @@
+"""Which servers a credential file may send us to: Google's, loopback, or those listed as trusted.
+
+A key's signed assertion is good at Google wherever it is sent (its `aud` is fixed), so a hostile
+file could otherwise make us hand it to any server.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from urllib.parse import SplitResult, urlsplit
+
+from ext_authz.errors import SourceError
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointGuard:
+    """Judges the URLs in credential files; `trusted` are the origins of `trusted_endpoints`."""
+
+    trusted: tuple[str, ...] = ()
+
+    def check(self, url: str, where: str) -> None:
+        """Raise SourceError `untrusted_endpoint` unless the URL may be used."""
+        try:
+            parts = urlsplit(url)
+            trusted = _is_google(parts) or _is_loopback(parts.hostname or "")
+            trusted = trusted or _origin(parts) in {_origin(urlsplit(t)) for t in self.trusted}
+        except ValueError:
+            trusted = False
+        if not trusted or parts.scheme not in ("https", "http") or parts.username is not None:
+            raise SourceError(
+                f"{where} is not Google's, not on loopback and not listed in trusted_endpoints",
+                code="untrusted_endpoint",
+                permanent=True,
+            )
+
+
+def _is_google(parts: SplitResult) -> bool:
+    host = parts.hostname or ""
+    own = host in ("googleapis.com", "accounts.google.com") or host.endswith(".googleapis.com")
+    return own and parts.scheme == "https" and parts.port in (None, 443)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
+    default = {"https": 443, "http": 80}.get(parts.scheme)
+    return parts.scheme, parts.hostname, parts.port or default

@@ -1,0 +1,1 @@
+"""Tests of idtoken-sidecar: unit, integration (real Envoy), clients (real programs)."""

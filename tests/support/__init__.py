@@ -1,0 +1,1 @@
+"""The test harness: servers that record, raw clients, and programs to drive."""
