@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from ext_authz import answers
+from ext_authz.destination import MAX_AUTHORITY_LENGTH
 from ext_authz.errors import TokenUnavailableError
 from ext_authz.policy import (
     Decision,
@@ -71,6 +72,8 @@ class CheckService:
         decision = self._decisions.get(request)
         if decision is None:
             decision = decide(request, self._policy)
+            if len(request.authority) > MAX_AUTHORITY_LENGTH:
+                return decision  # refused, and too long to be worth remembering
             _remember(self._decisions, request, decision)
         return decision
 
@@ -109,7 +112,7 @@ def _facts(message: pb.CheckRequest) -> Request:
     try:
         listener = Listener(message.attributes.context_extensions.get("listener", "bare"))
     except ValueError:
-        listener = Listener.BARE
+        listener = Listener.UNKNOWN
     return Request(
         listener=listener,
         authority=http.host,

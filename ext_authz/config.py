@@ -81,7 +81,11 @@ def _content(path: Path, problems: Problems) -> str:
         if path.stat().st_size > MAX_FILE_BYTES:
             problems.add(f"expected a file of at most {MAX_FILE_BYTES} bytes, got a larger one")
             return ""
-        return path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8")
+        if not content.strip():
+            # Half-written, most likely: taking it as "all defaults" could open what was denied.
+            problems.add("expected at least one key, got an empty file")
+        return content
     except UnicodeDecodeError:
         problems.add("expected UTF-8 text, got other bytes")
     except OSError as error:
@@ -204,11 +208,14 @@ class _Loader:
         )
 
     def _trusted_endpoints(self, settings: Settings, section: Value) -> Settings:
+        trusted = []
         for value in section.items():
-            text = value.text() or ""
-            if text and urlsplit(text).scheme != "https":
-                value.expected("a URL that begins with https://")
-        return replace(settings, trusted_endpoints=section.texts())
+            text = value.text()
+            if text and _is_https_origin(text):
+                trusted.append(text)
+            elif text:
+                value.expected("an origin of the form https://HOST[:PORT]")
+        return replace(settings, trusted_endpoints=tuple(trusted))
 
 
 def _override(settings: Settings, overrides: Overrides, problems: Problems) -> Settings:
@@ -232,6 +239,15 @@ def _override(settings: Settings, overrides: Overrides, problems: Problems) -> S
     return settings
 
 
+def _is_https_origin(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        parse_authority(parts.netloc)
+    except (ValueError, BadDestinationError):
+        return False
+    return parts.scheme == "https" and parts.path in ("", "/") and not parts.query
+
+
 def _upstream(url: str, problem: Callable[[str], None]) -> Destination | None:
     try:
         parts = urlsplit(url)
@@ -245,6 +261,9 @@ def _upstream(url: str, problem: Callable[[str], None]) -> Destination | None:
     if parts.scheme != "https" or parts.path not in ("", "/") or parts.query or parts.fragment:
         problem("expected https://HOST[:PORT] without a path: a token travels only over TLS")
         return None
+    if destination.port == HTTP_PORT:
+        problem("port 80 is cleartext, where no token goes; leave the port out")
+        return None
     return replace(destination, port=None) if destination.port == HTTPS_PORT else destination
 
 
@@ -253,6 +272,8 @@ def _readable(path: Path, problem: Callable[[str], None]) -> None:
         path.open("rb").close()
     except OSError as error:
         problem(f"{path} cannot be read: {error.strerror}")
+    except ValueError:
+        problem("expected the path of a file, got a text that cannot be one")
 
 
 def _with_upstream_rule(settings: Settings) -> Settings:

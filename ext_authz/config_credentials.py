@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -90,6 +91,7 @@ class _Reader:
             return FileSecret(Path(text))
         content = self._environ.get(text, "").strip()
         if not content:
-            inner.problem(f"environment variable {text} is not set or empty")
+            shown = text if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", text) else "of that name"
+            inner.problem(f"environment variable {shown} is not set or empty")
             return None
         return EnvSecret(text, content)

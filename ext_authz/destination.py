@@ -10,7 +10,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-from ext_authz.errors import BadDestinationError
+from ext_authz.errors import BadDestinationError, printable
 
 MAX_AUTHORITY_LENGTH = 300  # 253 for a name, 6 for a port, and room to say what was wrong
 MAX_HOST_LENGTH = 253  # RFC 1035 section 2.3.4
@@ -87,9 +87,8 @@ def _named(host: str, port: int | None, text: str) -> Destination:
 
 
 def _bad(text: str, expected: str) -> BadDestinationError:
-    shown = text[:80].encode("unicode_escape").decode("ascii")
     return BadDestinationError(
-        f"the destination cannot be read: expected {expected}, got {shown!r}; "
+        f"the destination cannot be read: expected {expected}, got '{printable(text)}'; "
         "send the request with the host name of one service"
     )
 
@@ -104,13 +103,27 @@ def forbidden_reason(
     """
     if destination.host in METADATA_NAMES or destination.host in _METADATA_ADDRESSES:
         return "the metadata server"
-    if metadata_host and destination.authority(80) == metadata_host.removesuffix(":80"):
+    if metadata_host and _same(destination, metadata_host):
         return "the metadata server"
     if destination.is_address:
         return _forbidden_address(ipaddress.ip_address(destination.host), allow_loopback)
     if destination.host == "localhost" or destination.host.endswith(".localhost"):
         return None if allow_loopback else "a loopback address"
     return None
+
+
+def _same(destination: Destination, authority: str) -> bool:
+    try:
+        other = parse_authority(authority)
+    except BadDestinationError:
+        return False
+    return (_plain(destination), destination.port or 80) == (_plain(other), other.port or 80)
+
+
+def _plain(destination: Destination) -> str:
+    if not destination.is_address:
+        return destination.host
+    return str(_embedded_v4(ipaddress.ip_address(destination.host)))
 
 
 def _forbidden_address(
@@ -137,6 +150,8 @@ def _embedded_v4(
         return address
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
+    if address.sixtofour is not None:
+        return address.sixtofour
     if address in _NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address

@@ -10,6 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+def printable(text: str, limit: int = 80) -> str:
+    """Return foreign text as one plain ASCII line of at most `limit` characters before escapes."""
+    return text[:limit].encode("unicode_escape").decode("ascii")
+
+
 class SidecarError(Exception):
     """Base of all; `code` is the word that logs, metrics and error bodies carry."""
 

@@ -36,7 +36,8 @@ class _JsonLines(logging.Formatter):
         line: dict[str, Any] = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname.lower(),
-            "event": record.getMessage(),
+            # Another library's text may hold anything: only its name is shown.
+            "event": record.getMessage() if record.name == _logger.name else record.name,
         }
         fields: dict[str, Any] = getattr(record, "fields", {})
         line.update((name, fields[name]) for name in FIELDS if name in fields)

@@ -24,6 +24,7 @@ class Listener(StrEnum):
     TUNNEL = "tunnel"  # cleartext HTTP inside a CONNECT
     INTERCEPTED = "intercepted"  # TLS inside a CONNECT that we opened
     BARE = "bare"  # an Envoy that is not ours: Istio, Envoy Gateway, hand-written
+    UNKNOWN = "unknown"  # a word that this version does not know
 
 
 class Header(StrEnum):
@@ -51,6 +52,7 @@ class DenyCode(Enum):
     DESTINATION_FORBIDDEN = ("destination_forbidden", 403)
     DESTINATION_DENIED = ("destination_denied", 403)
     NO_UPSTREAM = ("no_upstream", 404)
+    UNKNOWN_LISTENER = ("unknown_listener", 500)
     TOKEN_UNAVAILABLE = ("token_unavailable", 503)
 
     def __init__(self, word: str, http_status: int) -> None:
@@ -165,6 +167,9 @@ class Policy:
 
 def decide(request: Request, policy: Policy) -> Decision:
     """Decide what happens to a request."""
+    if request.listener is Listener.UNKNOWN:
+        message = "envoy.yaml names a listener that this service does not know; use its own file"
+        return Deny(DenyCode.UNKNOWN_LISTENER, message, request.authority[:80])
     try:
         destination = _destination(request, policy)
     except BadDestinationError as error:
@@ -220,8 +225,9 @@ def without_traffic_tag(host: str) -> str:
 
 
 def _pass(request: Request, destination: Destination) -> Decision:
-    if request.listener is Listener.INTERCEPTED:
-        # Its TLS was opened: sending it on in clear would betray the client.
+    if request.listener in (Listener.INTERCEPTED, Listener.REVERSE):
+        # Its TLS was opened: sending it on in clear would betray the client. And the reverse proxy
+        # has one upstream, which is never the host that the client names.
         return _denied(destination)
     return Pass(destination, request.authority)
 

@@ -40,8 +40,11 @@ class Watcher:
         """Compare once; call `changed` if there is a difference."""
         now = signature(self._paths())
         if now != self._seen:
+            before = tuple(self._paths())
             self._changed()
-            self._seen = signature(self._paths())
+            after = tuple(self._paths())
+            # A file written while `changed` ran must be noticed the next time.
+            self._seen = now if after == before else signature(after)
 
     async def watch(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Look every second, for ever."""

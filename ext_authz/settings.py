@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from ext_authz.destination import Destination
 from ext_authz.policy import Policy, Rule
 
 DEFAULT = "default"
+_LIKE_A_PATH = re.compile(r"[^{}\"\n\0]{1,255}")
 BUILT_IN_MATCH = "*.run.app"
 
 
@@ -20,7 +22,9 @@ class FileSecret:
     path: Path
 
     def __str__(self) -> str:
-        return str(self.path)
+        """Return the path, unless somebody put the secret itself where its path belongs."""
+        text = str(self.path)
+        return text if _LIKE_A_PATH.fullmatch(text) else "(what is given is no path)"
 
 
 @dataclass(frozen=True, slots=True)

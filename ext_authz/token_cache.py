@@ -146,8 +146,8 @@ class TokenCache:
 
     def retain(self, keep: Callable[[TokenKey], bool]) -> None:
         """Forget every key that `keep` refuses, for instance after a credential changed."""
-        for key in [key for key in self._entries if not keep(key)]:
-            del self._entries[key]
+        for key in [key for key in (*self._entries, *self._fetches) if not keep(key)]:
+            self._entries.pop(key, None)
             # The running fetch may ask the old source: what it brings must not be kept.
             if task := self._fetches.pop(key, None):
                 task.cancel()
@@ -166,6 +166,9 @@ class TokenCache:
             outcome = self._keep(key, accept(fetched, key.audience, self._clock(), self._jitter()))
         except SourceError as error:
             outcome = self._remember(key, error)
+        except Exception:  # noqa: BLE001 - whatever it is, it counts as a failure and backs off
+            sentence = f"credential {key.credential!r} failed unexpectedly"
+            outcome = self._remember(key, SourceError(sentence, code="internal_error"))
         finally:
             if self._fetches.get(key) is task:
                 del self._fetches[key]
@@ -176,8 +179,6 @@ class TokenCache:
         old = entry.token
         static = token.expires_at == float("inf")
         if old is not None and not static and token.expires_at <= old.expires_at:
-            if token.text != old.text:
-                entry.token = token
             error = SourceError("the source handed back a token no newer", code="token_not_newer")
             return self._remember(key, error)
         entry.token, entry.failure = token, None
@@ -207,8 +208,10 @@ class TokenCache:
             )
         if key in self._fetches:
             sentence, reason = f"gave no answer within {waited:.0f} s", "source_slow"
-        else:
+        elif len(self._fetches) >= MAX_FETCHES:
             sentence, reason = f"has {MAX_FETCHES} fetches in flight already", "too_many_fetches"
+        else:
+            sentence, reason = "was changed while its token was fetched", "credential_changed"
         raise TokenUnavailableError(
             f"credential {key.credential!r} {sentence}; try again",
             reason=reason,

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from ext_authz.clock import Now
-from ext_authz.errors import SourceError
+from ext_authz.errors import SourceError, printable
 
 SAFETY_MARGIN_SECONDS = (
     60.0  # never sent with less left: covers skew between clocks, and the flight
@@ -139,7 +139,7 @@ def unverified_claims(text: str) -> Mapping[str, Any]:
 
 def _check_audience(got: object, audience: str) -> None:
     if got not in (audience, [audience]):
-        shown = got if isinstance(got, str) and len(got) < 200 else type(got).__name__
+        shown = printable(got, 200) if isinstance(got, str) else type(got).__name__
         raise _rejected(f"expected a token for audience {audience}, got one for {shown}")
 
 
@@ -147,7 +147,8 @@ def _expiry(claims: Mapping[str, Any], now: Now) -> float:
     expires_at = claims.get("exp")
     if isinstance(expires_at, bool) or not isinstance(expires_at, int | float):
         raise _rejected("expected an expiry time (exp) as a number, got none")
-    if not math.isfinite(expires_at) or expires_at > now.wall + 10 * 365 * 86400:
+    # Compared before it is converted: an integer may be too large for a float.
+    if not abs(expires_at) < now.wall + 10 * 365 * 86400:
         raise _rejected("expected an expiry time (exp) within ten years, got one beyond")
     if expires_at <= now.wall + SAFETY_MARGIN_SECONDS:
         raise _rejected(

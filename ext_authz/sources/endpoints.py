@@ -10,7 +10,8 @@ import ipaddress
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
-from ext_authz.errors import SourceError
+from ext_authz.destination import parse_authority
+from ext_authz.errors import BadDestinationError, SourceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +24,22 @@ class EndpointGuard:
         """Raise SourceError `untrusted_endpoint` unless the URL may be used."""
         try:
             parts = urlsplit(url)
+            # Two readers of one URL must not find two hosts: no userinfo, no odd character.
+            parse_authority(parts.netloc)
             trusted = _is_google(parts) or _is_loopback(parts.hostname or "")
             trusted = trusted or _origin(parts) in {_origin(urlsplit(t)) for t in self.trusted}
-        except ValueError:
+        except (ValueError, BadDestinationError):
             trusted = False
-        if not trusted or parts.scheme not in ("https", "http") or parts.username is not None:
+        if not trusted or parts.scheme not in ("https", "http") or _has_odd_character(url):
             raise SourceError(
                 f"{where} is not Google's, not on loopback and not listed in trusted_endpoints",
                 code="untrusted_endpoint",
                 permanent=True,
             )
+
+
+def _has_odd_character(url: str) -> bool:
+    return "\\" in url or not all("!" <= character <= "~" for character in url)
 
 
 def _is_google(parts: SplitResult) -> bool:

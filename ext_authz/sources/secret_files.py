@@ -17,12 +17,14 @@ MAX_SECRET_BYTES = 64 * 1024  # a key file is 2.4 KiB, a federation file less
 def read_secret(secret: Secret, code: str) -> bytes:
     """Return the content. Raises SourceError with `code` if it is absent, empty, huge, no file."""
     if isinstance(secret, EnvSecret):
-        return secret.value.encode()
+        return secret.value.encode("utf-8", "surrogateescape")
     try:
         with secret.path.open("rb") as file:
             content = file.read(MAX_SECRET_BYTES + 1)
     except OSError as error:
         raise _bad(secret, f"it cannot be read: {error.strerror}", code) from None
+    except ValueError:
+        raise _bad(secret, "it cannot be the path of a file", code) from None
     if len(content) > MAX_SECRET_BYTES:
         raise _bad(secret, f"expected at most {MAX_SECRET_BYTES} bytes, got more", code)
     if not content.strip():

@@ -24,6 +24,10 @@ class ServiceAccountSource:
         self.found = found
         _check_key(info, found)
         guard.check(str(info["token_uri"]), f"token_uri of {found}")
+        universe = info.get("universe_domain") or "googleapis.com"
+        if universe != "googleapis.com":
+            # google-auth would send a signed assertion to iamcredentials.<universe_domain>.
+            guard.check(f"https://iamcredentials.{universe}/", f"universe_domain of {found}")
         try:
             kind: Any = service_account.IDTokenCredentials
             self._base = kind.from_service_account_info(info, target_audience="unused")

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import ssl
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from email.message import Message
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from threading import Timer
 from typing import Any
 from urllib.parse import urlsplit
 
 import google.auth.transport
-import urllib3
-from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
-from urllib3.exceptions import TimeoutError as HTTPTimeoutError
 
 from ext_authz.errors import SourceError
 
@@ -50,7 +53,6 @@ class BoundedTransport(google.auth.transport.Request):
 
     def __init__(self, server: str) -> None:
         self._server = server
-        self._pool = urllib3.PoolManager(num_pools=4, maxsize=4, retries=False)
 
     def __call__(
         self,
@@ -62,48 +64,43 @@ class BoundedTransport(google.auth.transport.Request):
         **kwargs: Any,
     ) -> google.auth.transport.Response:
         """Request `url`. Raises SourceError; google-auth's own time limit is not used."""
-        deadline = time.monotonic() + TOTAL_SECONDS
+        connection = _connection(url)
+        end = time.monotonic() + TOTAL_SECONDS
+        deadline = Timer(TOTAL_SECONDS, _cut, [connection])
+        deadline.daemon = True
+        deadline.start()
         try:
-            response = self._pool.request(
-                method,
-                url,
-                body=body,
-                headers={"accept-encoding": "identity", **(headers or {})},
-                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=TOTAL_SECONDS),
-                redirect=False,
-                preload_content=False,
-                decode_content=False,
-            )
-            try:
-                data = self._read(response, deadline, url)
-            finally:
-                response.close()
-        except (HTTPError, OSError) as error:
-            raise self._unreachable(url, error) from None
+            connection.connect()
+            connection.sock.settimeout(TOTAL_SECONDS)
+            parts = urlsplit(url)
+            target = f"{parts.path or '/'}{parts.query and '?' + parts.query}"
+            connection.request(method, target, body, dict(headers or {}))
+            response = connection.getresponse()
+            data = response.read(MAX_BODY_BYTES + 1)
+            answered = _lower(response.headers)
+        except (OSError, HTTPException) as error:
+            raise self._unreachable(url, error, timed_out=time.monotonic() >= end) from None
+        finally:
+            deadline.cancel()
+            connection.close()
+        if time.monotonic() >= end:  # cut off: what came may be only a part
+            raise self._unreachable(url, TimeoutError(), timed_out=True)
+        if len(data) > MAX_BODY_BYTES:
+            raise self._error(url, "source_nonsense", f"sent more than {MAX_BODY_BYTES} bytes")
         if response.status != 200:
-            raise self._refused(url, response.status, response.headers, data)
+            raise self._refused(url, response.status, answered, data)
         # google-auth needs a content type to decode by; not every metadata server sends one.
-        return _Response(200, {"content-type": "text/plain", **_lower(response.headers)}, data)
+        return _Response(200, {"content-type": "text/plain", **answered}, data)
 
-    def _read(self, response: urllib3.BaseHTTPResponse, deadline: float, url: str) -> bytes:
-        data = b""
-        while chunk := response.read1(4096):
-            data += chunk
-            if len(data) > MAX_BODY_BYTES:
-                raise self._error(url, "source_nonsense", f"sent more than {MAX_BODY_BYTES} bytes")
-            if time.monotonic() > deadline:
-                raise self._error(url, "source_slow", f"took longer than {TOTAL_SECONDS:.0f} s")
-        return data
-
-    def _unreachable(self, url: str, error: Exception) -> SourceError:
-        if isinstance(error, HTTPTimeoutError) and not isinstance(error, NewConnectionError):
+    def _unreachable(self, url: str, error: Exception, *, timed_out: bool) -> SourceError:
+        if timed_out or isinstance(error, TimeoutError):
             return self._error(url, "source_slow", f"gave no answer in {TOTAL_SECONDS:.0f} s")
-        if isinstance(error, SSLError):
+        if isinstance(error, ssl.SSLError):
             return self._error(url, "source_tls_failed", "has no certificate that is trusted here")
-        why = "refused the connection or has no address"
-        if not isinstance(error, NewConnectionError):
-            why = "broke the connection off"
-        return self._error(url, "source_unreachable", why)
+        if isinstance(error, ConnectionRefusedError | socket.gaierror):
+            why = "refused the connection or has no address"
+            return self._error(url, "source_unreachable", why)
+        return self._error(url, "source_unreachable", "cannot be reached or broke off")
 
     def _refused(
         self, url: str, status: int, headers: Mapping[str, str], data: bytes
@@ -117,6 +114,22 @@ class BoundedTransport(google.auth.transport.Request):
 
     def _error(self, url: str, code: str, what: str) -> SourceError:
         return SourceError(f"{self._server} at {urlsplit(url).netloc} {what}", code=code)
+
+
+def _connection(url: str) -> HTTPConnection:
+    parts = urlsplit(url)
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        return HTTPSConnection(
+            parts.hostname or "", parts.port, timeout=CONNECT_SECONDS, context=context
+        )
+    return HTTPConnection(parts.hostname or "", parts.port, timeout=CONNECT_SECONDS)
+
+
+def _cut(connection: HTTPConnection) -> None:
+    """End a request whose time is over, whatever it waits for: headers may dribble in for ever."""
+    with suppress(OSError, AttributeError):
+        connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def error_words(data: bytes) -> list[str]:
@@ -146,5 +159,5 @@ def _words(value: object) -> list[str]:
     return [value] if isinstance(value, str) and _WORD.fullmatch(value) else []
 
 
-def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+def _lower(headers: Message) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
