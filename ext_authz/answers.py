@@ -7,18 +7,42 @@ from __future__ import annotations
 
 import json
 
-from ext_authz.policy import Deny, Header, Inject, Pass, Tunnel, Via
+from ext_authz.decisions import Deny, Inject, Keep, Pass, Tunnel, Via
 from ext_authz.proto import external_auth_pb2 as pb
+from ext_authz.rules import Header
 from ext_authz.tokens import Token
 
 _OVERWRITE = pb.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _PERMISSION_DENIED = 7  # google.rpc.Code; any number but 0 denies
 
 
-def inject(decision: Inject, token: Token) -> bytes:
-    """Let the request go over TLS, with the token."""
+def inject(decision: Inject, token: Token, cache_seconds: int = 0) -> bytes:
+    """Let the request go over TLS, with the token.
+
+    With `cache_seconds` our own Envoy is also told what its worker may do itself for so long; the
+    names are those that envoy/credential_cache.lua reads.
+    """
     response = _ok(decision.authority, Via.TLS)
-    _set(response, decision.header, f"Bearer {token.text}")
+    value = f"Bearer {token.text}"
+    _set(response, decision.header, value)
+    response.ok_response.headers_to_remove.extend(decision.remove)
+    response.dynamic_metadata["token_id"] = token.fingerprint
+    if cache_seconds > 0:
+        response.dynamic_metadata.update(
+            {
+                "cache_seconds": cache_seconds,
+                "authority": decision.authority,
+                "header": decision.header.value,
+                "value": value,
+                "remove": ",".join(decision.remove),
+            }
+        )
+    return response.SerializeToString()
+
+
+def kept(decision: Keep) -> bytes:
+    """Let the request go over TLS with the app's own header."""
+    response = _ok(decision.authority, Via.TLS)
     response.ok_response.headers_to_remove.extend(decision.remove)
     return response.SerializeToString()
 
@@ -59,8 +83,10 @@ def deny(decision: Deny, *, is_grpc: bool) -> bytes:
 
 def _ok(authority: str, via: Via) -> pb.CheckResponse:
     response = pb.CheckResponse(status=pb.Status(code=0))
-    # Always set: Envoy picks the route anew only if the answer changed a header.
-    _append(response.ok_response.headers, ":authority", authority)
+    response.ok_response.SetInParent()
+    if authority:
+        # Our own Envoy picks the route anew only if the answer changed a header.
+        _append(response.ok_response.headers, ":authority", authority)
     response.dynamic_metadata["route"] = via.value
     return response
 

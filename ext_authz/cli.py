@@ -64,6 +64,9 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
     elif name == "explain":
         command.add_argument("target", metavar="URL")
         command.add_argument("--json", action="store_true", help="print JSON")
+    elif name == "ca":
+        command.add_argument("action", choices=["init"], help="make a CA for intercept_https")
+        command.add_argument("--directory", default=".", metavar="DIR", help="where it is put")
     elif name == "check-config":
         command.add_argument("file", metavar="FILE")
 
@@ -73,6 +76,7 @@ def _reader(options: argparse.Namespace) -> Callable[[], tuple[Settings, list[Pr
     overrides = config.Overrides(
         upstream=options.upstream,
         refresh=getattr(options, "refresh", None),
+        credential_cache=getattr(options, "credential_cache", None),
         other_destinations=options.other_destinations,
         ca_file=options.ca_file,
         allow_loopback=options.allow_loopback,
@@ -88,11 +92,18 @@ def _watched(options: argparse.Namespace) -> Callable[[Settings], Iterable[Path]
 
 def _service_options(options: argparse.Namespace):  # type: ignore[no-untyped-def]
     from ext_authz.listen import Address, parse_address, require_local
+    from ext_authz.mutual_tls import mutual_tls
     from ext_authz.server import ServiceOptions
 
     listen = parse_address(options.listen, "--listen")
-    require_local(listen, insecure=options.insecure_listen)
-    return ServiceOptions(listen, Address(options.status_address, options.status_port))
+    tls = mutual_tls(
+        getattr(options, "tls_certificate", None),
+        getattr(options, "tls_key", None),
+        getattr(options, "tls_client_ca", None),
+        getattr(options, "allowed_clients", None),
+    )
+    require_local(listen, insecure=options.insecure_listen, has_tls=tls is not None)
+    return ServiceOptions(listen, Address(options.status_address, options.status_port), tls)
 
 
 def _sidecar(options: argparse.Namespace):  # type: ignore[no-untyped-def]
@@ -185,6 +196,16 @@ def _explain(options: argparse.Namespace) -> int:
     return 0
 
 
+def _ca(options: argparse.Namespace) -> int:
+    from ext_authz import local_ca
+
+    rules = _settings(options).rules
+    certificate, key = local_ca.init(Path(options.directory), rules)
+    print(f"{certificate}: a CA for {', '.join(sorted({rule.host for rule in rules}))} only")
+    print(f"{key}: its key; keep it from everybody but the sidecar")
+    return 0
+
+
 def _check_config(options: argparse.Namespace) -> int:
     from ext_authz.sources.build import load_all
 
@@ -216,5 +237,6 @@ _COMMANDS: Mapping[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "token": (_token, "print the token for a URL or an audience"),
     "explain": (_explain, "say what would happen to a request, without sending it"),
     "check-config": (_check_config, "check a configuration file and report every problem"),
+    "ca": (_ca, "ca init: make a local CA for intercept_https, limited to the rules' names"),
     "demo": (_demo, "the whole story on this machine, without any cloud"),
 }

@@ -7,30 +7,33 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from ext_authz.config_credentials import read_credentials
+from ext_authz.config_rules import read_rules
 from ext_authz.destination import Destination, parse_authority
 from ext_authz.errors import BadDestinationError, Problem
-from ext_authz.policy import HTTP_PORT, HTTPS_PORT, Header, Rule
-from ext_authz.settings import (
-    BUILT_IN_MATCH,
-    DEFAULT,
-    NamedCredential,
-    Settings,
-    StaticCredential,
-)
+from ext_authz.rules import DEFAULT, HTTP_PORT, HTTPS_PORT, Rule
+from ext_authz.settings import Interception, Settings
+from ext_authz.short_names import Project
 from ext_authz.yaml_reader import Problems, Value, read
 
 MAX_FILE_BYTES = 1024 * 1024
+_PROJECT_NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
+_REGION = re.compile(r"[a-z]+-[a-z]+[0-9]{1,2}", re.ASCII)
 _TOP_KEYS = (
     "credentials",
     "destinations",
+    "services",
+    "discovery",
     "reverse_proxy",
     "other_destinations",
+    "intercept_https",
     "tokens",
     "upstream",
     "trusted_endpoints",
@@ -56,6 +59,7 @@ class Overrides:
 
     upstream: str | None = None
     refresh: str | None = None
+    credential_cache: bool | None = None
     other_destinations: str | None = None
     ca_file: str | None = None
     allow_loopback: bool | None = None
@@ -73,7 +77,7 @@ def read_settings(
     document = read(_content(path, problems), problems) if path else None
     settings = _Loader(problems, environ).settings(document)
     settings = _override(settings, overrides, problems)
-    return _with_upstream_rule(settings), problems.found
+    return _with_own_rules(settings), problems.found
 
 
 def _content(path: Path, problems: Problems) -> str:
@@ -103,7 +107,7 @@ class _Loader:
     def settings(self, document: Value | None) -> Settings:
         top = document.fields(*_TOP_KEYS) if document and not document.is_null else {}
         credentials = read_credentials(top.get("credentials"), self._environ)
-        rules = self._rules(top.get("destinations"), credentials)
+        rules = read_rules(top.get("destinations"), credentials)
         settings = Settings(
             credentials=credentials,
             rules=rules,
@@ -115,68 +119,6 @@ class _Loader:
                 settings = reader(settings, section)
         return settings
 
-    def _rules(
-        self, section: Value | None, credentials: Mapping[str, NamedCredential]
-    ) -> tuple[Rule, ...]:
-        if section is None:
-            return (Rule(BUILT_IN_MATCH, DEFAULT),)
-        rules: dict[tuple[bool, str, int], Rule] = {}
-        for value in section.items():
-            rule = self._rule(value, credentials)
-            if rule is None:
-                continue
-            place = (rule.is_suffix, rule.host, rule.port)
-            if place in rules:
-                value.problem(f"two rules match {rule.match}; expected one")
-            rules[place] = rule
-        return tuple(rules.values())
-
-    def _rule(self, value: Value, credentials: Mapping[str, NamedCredential]) -> Rule | None:
-        fields = value.fields("match", "audience", "credential", "header")
-        match = self._match(value, fields.get("match"))
-        name = fields["credential"].text() if "credential" in fields else DEFAULT
-        header = fields["header"].choice("auto", *Header) if "header" in fields else "auto"
-        audience = fields["audience"].text() if "audience" in fields else None
-        if name is not None and name not in credentials:
-            fields["credential"].problem(
-                f"there is no credential {name!r}; expected one of {', '.join(credentials)}"
-            )
-            return None
-        static = name and isinstance(credentials[name].credential, StaticCredential)
-        if static and "audience" in fields:
-            fields["audience"].problem(f"credential {name!r} is a static token and has no audience")
-        if audience:
-            self._check_template(fields["audience"], audience)
-        if match is None or name is None or header is None:
-            return None
-        return replace(
-            match,
-            credential=name,
-            header=None if header == "auto" else Header(header),
-            audience=None if static else (audience or match.audience),
-        )
-
-    def _match(self, rule: Value, value: Value | None) -> Rule | None:
-        if value is None:
-            if rule.is_mapping:
-                rule.problem("expected a match: the host, or *.suffix, that the rule is for")
-            return None
-        text = value.text()
-        try:
-            found = Rule(text, DEFAULT) if text else None
-        except BadDestinationError as error:
-            value.problem(error.message.partition(";")[0])
-            return None
-        if found and found.port == HTTP_PORT:
-            value.problem("port 80 is cleartext, where no token goes; leave the port out")
-            return None
-        return found
-
-    def _check_template(self, value: Value, audience: str) -> None:
-        rest = audience.replace("{host}", "")
-        if "{" in rest or "}" in rest:
-            value.problem("expected a text in which only {host} stands in braces")
-
     def _reverse_proxy(self, settings: Settings, section: Value) -> Settings:
         value = section.fields("upstream").get("upstream")
         if value is None or value.is_null:
@@ -184,13 +126,82 @@ class _Loader:
         text = value.text()
         return replace(settings, upstream=_upstream(text, value.problem) if text else None)
 
+    def _services(self, settings: Settings, section: Value) -> Settings:
+        services = {}
+        for name, value in section.fields().items():
+            url = value.text()
+            upstream = _upstream(url, value.problem) if url else None
+            try:
+                host = parse_authority(name)
+            except BadDestinationError:
+                host = None
+            if host is None or host.port is not None or host.is_address:
+                value.problem("expected a host name without a port as the key")
+            elif upstream is not None:
+                services[host.host] = upstream
+        return replace(settings, services=services)
+
+    def _discovery(self, settings: Settings, section: Value) -> Settings:
+        if not section.is_mapping:
+            return replace(settings, discovery=section.choice("auto", "off") != "off")
+        fields = section.fields("project_number", "region")
+        number = self._matching(fields.get("project_number"), _PROJECT_NUMBER, "a project's number")
+        region = self._matching(fields.get("region"), _REGION, "a region such as europe-west1")
+        if len(fields) < 2:
+            section.problem("expected project_number and region, or the word auto or off")
+        project = Project(number, region) if number and region else None
+        return replace(settings, discovery=True, project=project)
+
+    def _matching(self, value: Value | None, form: re.Pattern[str], what: str) -> str:
+        text = value.text() if value else None
+        if value and text and not form.fullmatch(text):
+            value.expected(what)
+        return text or ""
+
     def _other_destinations(self, settings: Settings, section: Value) -> Settings:
         return replace(settings, pass_others=section.choice("pass", "deny") != "deny")
 
+    def _intercept_https(self, settings: Settings, section: Value) -> Settings:
+        fields = section.fields("enabled", "ca_certificate", "ca_key")
+        if "enabled" not in fields or not fields["enabled"].boolean():
+            return settings
+        paths = [
+            value.text()
+            for name in ("ca_certificate", "ca_key")
+            if (value := fields.get(name)) is not None and not value.is_null
+        ]
+        if len(paths) < 2:
+            section.problem(
+                "expected ca_certificate and ca_key; `idtoken-sidecar ca init` makes both"
+            )
+        certificate, key = (*paths, None, None)[:2]
+        if certificate is None or key is None:
+            return settings
+        found = Interception(Path(certificate), Path(key))
+        for path in (found.certificate, found.key):
+            _readable(path, section.problem)
+        return replace(settings, interception=found)
+
     def _tokens(self, settings: Settings, section: Value) -> Settings:
-        value = section.fields("refresh").get("refresh")
-        word = value.choice("ahead", "lazy") if value else "ahead"
-        return replace(settings, refresh_ahead=word != "lazy")
+        fields = section.fields("refresh", "credential_cache", "prewarm")
+        word = fields["refresh"].choice("ahead", "lazy") if "refresh" in fields else "ahead"
+        cache = fields["credential_cache"].boolean() if "credential_cache" in fields else True
+        return replace(
+            settings,
+            refresh_ahead=word != "lazy",
+            worker_cache=cache is not False,
+            prewarm=self._prewarm(fields.get("prewarm"), settings),
+        )
+
+    def _prewarm(self, value: Value | None, settings: Settings) -> tuple[str, ...]:
+        """Return the matches of the rules to prewarm: those of exact hosts, or those listed."""
+        exact = tuple(rule.match for rule in settings.rules if not rule.is_suffix)
+        if value is None or not value.is_list:
+            return exact if value and value.boolean() else ()
+        for item in value.items():
+            if (text := item.text()) is not None and text not in exact:
+                item.problem(f"expected the match of a rule for one host, got {text!r}")
+        return value.texts()
 
     def _upstream(self, settings: Settings, section: Value) -> Settings:
         fields = section.fields("ca_file", "allow_loopback", "dns_resolvers")
@@ -222,21 +233,22 @@ def _override(settings: Settings, overrides: Overrides, problems: Problems) -> S
     def note(flag: str) -> Callable[[str], None]:
         return lambda message: problems.found.append(Problem(message, f"--{flag}"))
 
-    if overrides.upstream is not None:
-        settings = replace(settings, upstream=_upstream(overrides.upstream, note("upstream")))
-    if overrides.refresh is not None:
-        settings = replace(settings, refresh_ahead=overrides.refresh == "ahead")
-    if overrides.other_destinations is not None:
-        settings = replace(settings, pass_others=overrides.other_destinations == "pass")
-    if overrides.allow_loopback is not None:
-        settings = replace(settings, allow_loopback=overrides.allow_loopback)
-    if overrides.ca_file is not None:
-        _readable(Path(overrides.ca_file), note("ca-file"))
-        settings = replace(settings, ca_file=Path(overrides.ca_file))
-    if overrides.dns_resolvers is not None:
-        resolvers = tuple(filter(None, overrides.dns_resolvers.split(",")))
-        settings = replace(settings, dns_resolvers=resolvers)
-    return settings
+    ca_file, resolvers = overrides.ca_file, overrides.dns_resolvers
+    said = {
+        "upstream": None
+        if overrides.upstream is None
+        else _upstream(overrides.upstream, note("upstream")),
+        "refresh_ahead": overrides.refresh and overrides.refresh == "ahead",
+        "worker_cache": overrides.credential_cache,
+        "pass_others": overrides.other_destinations and overrides.other_destinations == "pass",
+        "allow_loopback": overrides.allow_loopback,
+        "ca_file": ca_file and Path(ca_file),
+        "dns_resolvers": resolvers and tuple(filter(None, resolvers.split(","))),
+    }
+    if ca_file:
+        _readable(Path(ca_file), note("ca-file"))
+    changes: Any = {name: value for name, value in said.items() if value not in (None, "")}
+    return replace(settings, **changes)
 
 
 def _is_https_origin(url: str) -> bool:
@@ -249,17 +261,16 @@ def _is_https_origin(url: str) -> bool:
 
 
 def _upstream(url: str, problem: Callable[[str], None]) -> Destination | None:
+    """Read `https://HOST[:PORT]`. What is wrong is not shown: it may hold a password."""
+    expected = "expected https://HOST[:PORT] without a path: a token travels only over TLS"
     try:
         parts = urlsplit(url)
         destination = parse_authority(parts.netloc)
-    except BadDestinationError as error:
-        problem(error.message.partition(";")[0])
-        return None
-    except ValueError:
-        problem("expected a URL, got something else")
+    except (ValueError, BadDestinationError):
+        problem(expected)
         return None
     if parts.scheme != "https" or parts.path not in ("", "/") or parts.query or parts.fragment:
-        problem("expected https://HOST[:PORT] without a path: a token travels only over TLS")
+        problem(expected)
         return None
     if destination.port == HTTP_PORT:
         problem("port 80 is cleartext, where no token goes; leave the port out")
@@ -276,10 +287,10 @@ def _readable(path: Path, problem: Callable[[str], None]) -> None:
         problem("expected the path of a file, got a text that cannot be one")
 
 
-def _with_upstream_rule(settings: Settings) -> Settings:
-    """Give the reverse proxy's upstream a rule of its own where no rule matches it."""
-    upstream = settings.upstream
-    if upstream is None or settings.policy().matching(upstream):
-        return settings
-    rule = Rule(upstream.authority(HTTPS_PORT), DEFAULT)
-    return replace(settings, rules=(*settings.rules, rule))
+def _with_own_rules(settings: Settings) -> Settings:
+    """Give the reverse proxy's upstream and each of `services` a rule where none matches it."""
+    for upstream in filter(None, (settings.upstream, *settings.services.values())):
+        if not settings.policy().matching(upstream):
+            rule = Rule(upstream.authority(HTTPS_PORT), DEFAULT)
+            settings = replace(settings, rules=(*settings.rules, rule))
+    return settings

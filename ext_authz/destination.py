@@ -86,9 +86,15 @@ def _named(host: str, port: int | None, text: str) -> Destination:
     return Destination(name, port)
 
 
+def _shown(text: str) -> str:
+    """Return the text for a sentence, without what stands before an @: it may be a password."""
+    userinfo, at, host = text.rpartition("@")
+    return printable(f"…@{host}" if at else userinfo + host).replace("\\u2026", "...")
+
+
 def _bad(text: str, expected: str) -> BadDestinationError:
     return BadDestinationError(
-        f"the destination cannot be read: expected {expected}, got '{printable(text)}'; "
+        f"the destination cannot be read: expected {expected}, got '{_shown(text)}'; "
         "send the request with the host name of one service"
     )
 

@@ -54,18 +54,28 @@ class EnvoyProcess:
         self._binary = binary
         self._concurrency = concurrency
         self._drain_seconds = drain_seconds
-        self._directory = tempfile.TemporaryDirectory(prefix="idtoken-sidecar-")
+        try:
+            self._directory = tempfile.TemporaryDirectory(prefix="idtoken-sidecar-")
+        except OSError:
+            raise StartError(
+                "there is nowhere to write Envoy's configuration: mount a tmpfs at /tmp or set TMPDIR"
+            ) from None
         self._last_lines: deque[str] = deque(maxlen=50)
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self.admin = ""
+
+    @property
+    def directory(self) -> Path:
+        """A private directory that lives as long as this."""
+        return Path(self._directory.name)
 
     async def start(self, config: str) -> dict[str, str]:
         """Start and wait until it serves; return `host:port` by listener name, and `admin`.
 
         Raises StartError with Envoy's own reason.
         """
-        directory = Path(self._directory.name)
+        directory = self.directory
         (directory / "envoy.json").write_text(config, encoding="utf-8")
         admin_file = directory / "admin"
         self._process = await asyncio.create_subprocess_exec(
@@ -75,6 +85,7 @@ class EnvoyProcess:
             *("--concurrency", str(self._concurrency)),
             *("--drain-time-s", str(max(1, self._drain_seconds))),
             *("--log-level", "warning", "--log-format", "%v"),
+            *("--component-log-level", "misc:error"),  # 140 lines on fields in progress
             "--disable-hot-restart",
             stdout=None,
             stderr=asyncio.subprocess.PIPE,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
-from ext_authz.destination import parse_authority
+from ext_authz.decisions import Deny, Discover, Inject, Listener, Pass, Request
+from ext_authz.destination import Destination, parse_authority
 from ext_authz.errors import BadDestinationError, UsageError
-from ext_authz.policy import Deny, Inject, Listener, Pass, Policy, Request, Tunnel, decide
+from ext_authz.policy import Policy, decide
 from ext_authz.settings import Settings
 from ext_authz.sources import Source
 
@@ -30,23 +31,12 @@ def explain(url: str, settings: Settings, sources: dict[str, Source]) -> dict[st
     """
     policy = settings.policy()
     authority = authority_of(url)
-    decision = decide(Request(Listener.FORWARD, authority), policy)
+    path = urlsplit(url).path
+    decision = decide(Request(Listener.FORWARD, authority, path=path), policy)
     found: dict[str, Any] = {"url": url, "authority": authority}
     match decision:
         case Inject():
-            source = sources[decision.rule.credential]
-            found |= {
-                "decision": "inject",
-                "rule": decision.rule.match,
-                "also_matching": _losers(authority, policy),
-                "audience": decision.audience or None,
-                "credential": decision.rule.credential,
-                "credential_kind": source.kind,
-                "credential_found": source.found,
-                "header": decision.header.value,
-                "header_if_app_sends_authorization": _second_header(authority, policy),
-                "upstream": f"https://{decision.authority}",
-            }
+            found |= _injection(decision, policy, sources[decision.rule.credential])
         case Pass():
             found |= {"decision": "pass", "upstream": f"http://{decision.authority}"}
         case Deny():
@@ -56,18 +46,42 @@ def explain(url: str, settings: Settings, sources: dict[str, Source]) -> dict[st
                 "error": decision.code.word,
                 "message": decision.message,
             }
-        case Tunnel():
-            raise AssertionError("only a CONNECT gives a tunnel")
+        case Discover():
+            found |= {
+                "decision": "discover",
+                "message": "a short name: it stands for a service of the project that the sidecar "
+                "runs in, which the metadata server there tells",
+            }
     return found
 
 
-def _losers(authority: str, policy: Policy) -> list[str]:
-    return [rule.match for rule in policy.matching(parse_authority(authority))[1:]]
+def _injection(decision: Inject, policy: Policy, source: Source) -> dict[str, Any]:
+    return {
+        "decision": "inject",
+        "rule": decision.rule.match,
+        "also_matching": _losers(decision.destination, policy),
+        "audience": decision.audience or None,
+        "credential": decision.rule.credential,
+        "credential_kind": source.kind,
+        "credential_found": source.found,
+        "credential_note": getattr(source, "note", "") or None,
+        "header": decision.header.value,
+        "header_if_app_sends_authorization": _second_header(decision, policy),
+        "upstream": f"https://{decision.authority}",
+    }
 
 
-def _second_header(authority: str, policy: Policy) -> str:
-    decision = decide(Request(Listener.FORWARD, authority, has_authorization=True), policy)
-    return decision.header.value if isinstance(decision, Inject) else ""
+def _losers(destination: Destination, policy: Policy) -> list[str]:
+    matching = policy.matching(destination)
+    why = "a longer suffix" if matching and matching[0].is_suffix else "an exact host"
+    return [f"{rule.match} (lost to {why})" for rule in matching[1:]]
+
+
+def _second_header(decision: Inject, policy: Policy) -> str:
+    authority = decision.destination.authority()
+    request = Request(Listener.FORWARD, authority, path="/function", has_authorization=True)
+    other = decide(request, policy)
+    return other.header.value if isinstance(other, Inject) else "the app's own is kept"
 
 
 def as_text(found: dict[str, Any]) -> str:
@@ -89,7 +103,8 @@ def audience_and_credential(text: str, settings: Settings) -> tuple[str, str]:
         except BadDestinationError:
             rules = []
         if rules:
-            decision = decide(Request(Listener.FORWARD, authority_of(text)), settings.policy())
+            request = Request(Listener.FORWARD, authority_of(text), path=urlsplit(text).path)
+            decision = decide(request, settings.policy())
             if isinstance(decision, Inject):
                 return decision.rule.credential, decision.audience
     if not text.strip():

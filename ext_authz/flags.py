@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from ext_authz.errors import UsageError
+from ext_authz.errors import UsageError, printable
 
 PREFIX = "IDTOKEN_SIDECAR_"
 SERVICE = ("run", "exec", "serve")
 SIDECAR = ("run", "exec")
-POLICY = (*SERVICE, "token", "explain")
+POLICY = (*SERVICE, "token", "explain", "ca")
 _TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -69,6 +70,12 @@ FLAGS = (
         choices=("ahead", "lazy"),
     ),
     Flag(
+        "credential-cache",
+        SERVICE,
+        "let Envoy's workers repeat an answer for up to 10 seconds (on by default)",
+        kind=bool,
+    ),
+    Flag(
         "dns-resolvers",
         SIDECAR,
         "DNS servers for destinations instead of the system's",
@@ -91,6 +98,17 @@ FLAGS = (
         "let --listen be reachable from other machines",
         kind=bool,
         default=False,
+    ),
+    Flag("tls-certificate", ("serve",), "server certificate of --listen, PEM", "FILE"),
+    Flag("tls-key", ("serve",), "its private key, PEM", "FILE"),
+    Flag(
+        "tls-client-ca", ("serve",), "CA of the client certificates that --listen asks for", "FILE"
+    ),
+    Flag(
+        "allowed-clients",
+        ("serve",),
+        "names (SAN or CN) of the client certificates that may call; without it, all of the CA's",
+        "NAME,…",
     ),
     Flag("status-port", SERVICE, "port of /healthz, /readyz and /metrics", "PORT", 9902, int),
     Flag(
@@ -133,10 +151,16 @@ def add_flags(parser: argparse.ArgumentParser, command: str) -> None:
         elif flag.choices:
             extra = {"choices": flag.choices}
         elif flag.kind is int:
-            extra["type"] = int
+            extra["type"] = _number
         default = f" (default {flag.default})" if flag.default not in (None, False) else ""
         text = f"{flag.help}{default} [{flag.variable}]".replace("%", "%%")
         parser.add_argument(f"--{flag.name}", default=None, help=text, **extra)
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"expected a number, got {printable(text)}")
+    return int(text)
 
 
 def fill_in(options: argparse.Namespace, command: str, environ: Mapping[str, str]) -> None:
@@ -159,9 +183,10 @@ def _from_environment(flag: Flag, environ: Mapping[str, str]) -> Any:
             raise UsageError(f"{name}: expected true or false, got {text!r}")
         return _TRUTH[text.lower()]
     if flag.kind is int:
-        if not (text.isascii() and text.isdigit()):
-            raise UsageError(f"{name}: expected a number, got {text!r}")
-        return int(text)
+        try:
+            return _number(text)
+        except argparse.ArgumentTypeError as error:
+            raise UsageError(f"{name}: {error}") from None
     if flag.choices and text not in flag.choices:
         raise UsageError(f"{name}: expected {' or '.join(flag.choices)}, got {text!r}")
     return text

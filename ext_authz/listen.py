@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from dataclasses import dataclass
 
-from ext_authz.errors import StartError, UsageError
+from ext_authz.errors import StartError, UsageError, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +40,18 @@ def parse_address(text: str, flag: str) -> Address:
         return Address(path=text.removeprefix("unix:"))
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
-    if not port.isdecimal() or int(port) > 65535:
-        raise UsageError(f"{flag}: expected HOST:PORT or unix:PATH, got {text!r}")
+    if not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or int(port) > 65535:
+        raise UsageError(f"{flag}: expected HOST:PORT or unix:PATH, got {printable(text)}")
     return Address(host, int(port))
 
 
-def require_local(address: Address, *, insecure: bool) -> None:
+def require_local(address: Address, *, insecure: bool, has_tls: bool = False) -> None:
     """Raise UsageError if strangers could reach the service and ask it for tokens."""
-    if not address.is_local and not insecure:
+    if not address.is_local and not insecure and not has_tls:
         raise UsageError(
             f"--listen {address}: whoever reaches this address can ask for tokens; expected a "
-            "loopback address or unix:PATH, or --insecure-listen where the network itself keeps "
+            "loopback address or unix:PATH, mTLS (--tls-certificate, --tls-key, --tls-client-ca), "
+            "or --insecure-listen where the network itself keeps "
             "others out"
         )
 

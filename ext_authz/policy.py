@@ -1,4 +1,4 @@
-"""The one decision: facts of a request and the rules give Inject, Pass, Tunnel or Deny.
+"""The one decision: facts of a request and the rules give Inject, Keep, Pass, Tunnel or Deny.
 
 Pure: no I/O, no clock, no grpc, no google. Whatever is unexpected denies.
 """
@@ -7,133 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum, StrEnum
 
+from ext_authz.decisions import (
+    Decision,
+    Deny,
+    DenyCode,
+    Discover,
+    Inject,
+    Keep,
+    Listener,
+    Override,
+    Pass,
+    Request,
+    Tunnel,
+    Via,
+)
 from ext_authz.destination import Destination, forbidden_reason, parse_authority
-from ext_authz.errors import BadDestinationError
-
-HTTPS_PORT = 443
-HTTP_PORT = 80
-
-
-class Listener(StrEnum):
-    """Where Envoy took the request (`context_extensions.listener`)."""
-
-    FORWARD = "forward"
-    REVERSE = "reverse"
-    TUNNEL = "tunnel"  # cleartext HTTP inside a CONNECT
-    INTERCEPTED = "intercepted"  # TLS inside a CONNECT that we opened
-    BARE = "bare"  # an Envoy that is not ours: Istio, Envoy Gateway, hand-written
-    UNKNOWN = "unknown"  # a word that this version does not know
-
-
-class Header(StrEnum):
-    """The header that carries a token."""
-
-    AUTHORIZATION = "authorization"
-    SERVERLESS = "x-serverless-authorization"
-    PROXY = "proxy-authorization"
-
-
-class Via(StrEnum):
-    """How Envoy sends the request on (`route` in the dynamic metadata of the answer)."""
-
-    TLS = "tls"
-    PLAIN = "plain"
-    TUNNEL = "tunnel"
-    INSPECT = "inspect"
-    INTERCEPT = "intercept"
-
-
-class DenyCode(Enum):
-    """Why a request is refused: the stable word of bodies and metrics, and the HTTP status."""
-
-    BAD_DESTINATION = ("bad_destination", 400)
-    DESTINATION_FORBIDDEN = ("destination_forbidden", 403)
-    DESTINATION_DENIED = ("destination_denied", 403)
-    NO_UPSTREAM = ("no_upstream", 404)
-    UNKNOWN_LISTENER = ("unknown_listener", 500)
-    TOKEN_UNAVAILABLE = ("token_unavailable", 503)
-
-    def __init__(self, word: str, http_status: int) -> None:
-        self.word = word
-        self.http_status = http_status
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """The facts that a decision depends on, and no others."""
-
-    listener: Listener
-    authority: str
-    is_connect: bool = False
-    has_authorization: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One entry of `destinations`: which hosts get which credential, for which audience."""
-
-    match: str
-    credential: str
-    audience: str | None = "https://{host}"  # None: a static token, which has no audience
-    header: Header | None = None  # None: auto
-    host: str = field(init=False)
-    port: int = field(init=False)
-    is_suffix: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Split `match`. Raises BadDestinationError when it is no host, suffix or address."""
-        pattern = self.match.removeprefix("*.")
-        destination = parse_authority(pattern)
-        if pattern != self.match and destination.is_address:
-            raise BadDestinationError(f"*. goes before a name, not before the address {pattern}")
-        object.__setattr__(self, "host", destination.host)
-        object.__setattr__(self, "port", destination.port or HTTPS_PORT)
-        object.__setattr__(self, "is_suffix", pattern != self.match)
-
-
-@dataclass(frozen=True, slots=True)
-class Inject:
-    """Send over TLS with a token of `rule.credential` for `audience` in `header`."""
-
-    rule: Rule
-    destination: Destination
-    audience: str
-    header: Header
-    remove: tuple[Header, ...]
-    authority: str
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """Send on untouched, without a token."""
-
-    destination: Destination
-    authority: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tunnel:
-    """Answer a CONNECT; `rule` is there if a token could be added inside."""
-
-    destination: Destination
-    via: Via
-    authority: str
-    rule: Rule | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Deny:
-    """Refuse, with the sentence that says what to do."""
-
-    code: DenyCode
-    message: str
-    destination: str
-    retry_after_seconds: int | None = None
-
-
-Decision = Inject | Pass | Tunnel | Deny
+from ext_authz.errors import BadDestinationError, printable
+from ext_authz.rules import (
+    DEFAULT,
+    DEFAULT_AUDIENCE,
+    HTTP_PORT,
+    HTTPS_PORT,
+    Header,
+    Rule,
+    audience_of,
+)
+from ext_authz.short_names import Project, deterministic, short_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +45,21 @@ class Policy:
     upstream: Destination | None = None
     allow_loopback: bool = False
     metadata_host: str = ""
+    services: Mapping[str, Destination] = field(default_factory=dict)
+    discovery: bool = False
+    project: Project | None = None
+    credentials: frozenset[str] = frozenset()
+    static_credentials: frozenset[str] = frozenset()
+    interception: bool = False
+    needs_path: bool = field(init=False)
     _index: Mapping[tuple[bool, str, int], Rule] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Index the rules. Two rules with one match are a configuration error, found before."""
         index = {(rule.is_suffix, rule.host, rule.port): rule for rule in reversed(self.rules)}
         object.__setattr__(self, "_index", index)
+        needs_path = any(rule.depends_on_path for rule in self.rules)
+        object.__setattr__(self, "needs_path", needs_path)
 
     def matching(self, destination: Destination) -> list[Rule]:
         """Return every rule that fits, the one that wins first: exact, then the longest suffix."""
@@ -171,57 +80,105 @@ def decide(request: Request, policy: Policy) -> Decision:
         message = "envoy.yaml names a listener that this service does not know; use its own file"
         return Deny(DenyCode.UNKNOWN_LISTENER, message, request.authority[:80])
     try:
-        destination = _destination(request, policy)
+        named = _named(request, policy)
+        if named is None:
+            return _no_upstream(request)
+        if (reason := _forbidden_reason(named, policy)) is not None:
+            return _forbidden(named, reason)
+        destination = _resolved(named, policy)
     except BadDestinationError as error:
-        return Deny(DenyCode.BAD_DESTINATION, error.message, request.authority[:80])
+        return Deny(DenyCode.BAD_DESTINATION, error.message, printable(request.authority))
     if destination is None:
-        return _no_upstream(request)
-    reason = forbidden_reason(
-        destination, allow_loopback=policy.allow_loopback, metadata_host=policy.metadata_host
-    )
-    if reason is not None:
+        return Discover()
+    if (reason := _forbidden_reason(destination, policy)) is not None:
         return _forbidden(destination, reason)
-    rules = policy.matching(destination)
-    rule = rules[0] if rules else None
+    return _decide(request, destination, policy, is_short=destination != named)
+
+
+def _decide(
+    request: Request, destination: Destination, policy: Policy, *, is_short: bool
+) -> Decision:
+    matched = next(iter(policy.matching(destination)), None)
+    if matched is None and is_short:
+        matched = Rule(destination.authority(), DEFAULT)  # who names our service wants its token
+    rule = _overridden(request.override, matched, destination, policy)
+    if isinstance(rule, Deny):
+        return rule
     if rule is None and not policy.pass_others:
         return _denied(destination)
     if request.is_connect:
-        return _tunnel(destination, rule)
+        return _tunnel(destination, rule, policy)
     return _inject(request, destination, rule) if rule else _pass(request, destination)
 
 
-def _destination(request: Request, policy: Policy) -> Destination | None:
+def _named(request: Request, policy: Policy) -> Destination | None:
+    """Return where the request says it goes; None for a reverse proxy without an upstream."""
+    if request.override.destination:
+        return parse_authority(request.override.destination)
     if request.listener is Listener.REVERSE:
         return policy.upstream
     return parse_authority(request.authority)
 
 
-def _inject(request: Request, destination: Destination, rule: Rule) -> Inject:
+def _resolved(destination: Destination, policy: Policy) -> Destination | None:
+    """Return what a short name stands for, any other host as it is, None to look up the project."""
+    service = policy.services.get(destination.host)
+    if service is not None:
+        return service
+    short = short_name(destination) if policy.discovery else None
+    if short is None or policy.matching(destination):
+        return destination
+    return deterministic(short, policy.project) if policy.project else None
+
+
+def _forbidden_reason(destination: Destination, policy: Policy) -> str | None:
+    return forbidden_reason(
+        destination, allow_loopback=policy.allow_loopback, metadata_host=policy.metadata_host
+    )
+
+
+def _overridden(
+    override: Override, rule: Rule | None, destination: Destination, policy: Policy
+) -> Rule | Deny | None:
+    """Apply what the asking Envoy's own configuration says of audience and credential."""
+    if not override.audience and not override.credential:
+        return rule
+    rule = rule or Rule(destination.authority(HTTPS_PORT), DEFAULT)
+    credential = override.credential or rule.credential
+    if credential not in policy.credentials:
+        known = ", ".join(sorted(policy.credentials))
+        message = f"context_extensions name credential {credential!r}; expected one of {known}"
+        return Deny(DenyCode.BAD_OVERRIDE, message, destination.authority())
+    if credential not in policy.static_credentials:
+        audience = override.audience or rule.audience or DEFAULT_AUDIENCE
+        return replace(rule, credential=credential, audience=audience)
+    if override.audience:
+        message = f"context_extensions give static credential {credential!r} an audience; drop it"
+        return Deny(DenyCode.BAD_OVERRIDE, message, destination.authority())
+    return replace(rule, credential=credential, audience=None)
+
+
+def _inject(request: Request, destination: Destination, rule: Rule) -> Inject | Keep | Deny:
     header = rule.header or (
         # Cloud Run prefers X-Serverless-Authorization, so the app keeps its own header.
         Header.SERVERLESS if request.has_authorization else Header.AUTHORIZATION
     )
     # An inbound X-Serverless-Authorization carries no valid signature and would win over ours.
     remove = () if header is Header.SERVERLESS else (Header.SERVERLESS,)
-    authority = replace(destination, port=rule.port).authority(HTTPS_PORT)
-    return Inject(rule, destination, audience_of(rule, destination), header, remove, authority)
-
-
-def audience_of(rule: Rule, destination: Destination) -> str:
-    """Return the audience that a rule gives this destination; empty for a static token."""
-    if rule.audience is None:
-        return ""
-    return rule.audience.replace("{host}", without_traffic_tag(destination.host))
-
-
-def without_traffic_tag(host: str) -> str:
-    """Strip Cloud Run's `TAG---`: a tagged revision has its service's audience.
-
-    Punycode labels (xn--) may hold three hyphens and carry no tag.
-    """
-    tag, separator, rest = host.partition("---")
-    tagged = separator and rest and "." not in tag and not host.startswith("xn--")
-    return rest if tagged else host
+    # Another Envoy sends the request where its own route says, under the name it came with.
+    bare = request.listener is Listener.BARE
+    authority = "" if bare else replace(destination, port=rule.port).authority(HTTPS_PORT)
+    present = {
+        Header.AUTHORIZATION: request.has_authorization,
+        Header.PROXY: request.has_proxy_authorization,
+    }
+    if rule.keep_existing and present.get(header, False):
+        return Keep(rule, destination, remove, authority)
+    try:
+        audience = audience_of(rule, destination, request.path)
+    except BadDestinationError as error:
+        return Deny(DenyCode.BAD_DESTINATION, error.message, destination.authority())
+    return Inject(rule, destination, audience, header, remove, authority)
 
 
 def _pass(request: Request, destination: Destination) -> Decision:
@@ -229,14 +186,16 @@ def _pass(request: Request, destination: Destination) -> Decision:
         # Its TLS was opened: sending it on in clear would betray the client. And the reverse proxy
         # has one upstream, which is never the host that the client names.
         return _denied(destination)
-    return Pass(destination, request.authority)
+    return Pass(destination, "" if request.listener is Listener.BARE else request.authority)
 
 
-def _tunnel(destination: Destination, rule: Rule | None) -> Decision:
+def _tunnel(destination: Destination, rule: Rule | None, policy: Policy) -> Decision:
     if destination.port is None:
         message = "CONNECT needs a port: expected host:port, got only a host"
         return Deny(DenyCode.BAD_DESTINATION, message, destination.host)
-    via = Via.INSPECT if rule else Via.TUNNEL
+    if rule is None:
+        return Tunnel(destination, Via.TUNNEL, destination.authority())
+    via = Via.INTERCEPT if policy.interception else Via.INSPECT
     return Tunnel(destination, via, destination.authority(), rule)
 
 

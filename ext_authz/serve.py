@@ -14,6 +14,7 @@ async def serve(service: Service, drain_seconds: float, ready_file: Path | None)
     """Serve until SIGTERM or SIGINT; return the exit status. Raises StartError if a part dies."""
     stop = stop_event(service.reload)
     await service.start()
+    await service.ready()
     addresses = {"ext_authz": str(service.listen), "status": str(service.status)}
     if ready_file is not None:
         write_ready_file(ready_file, addresses)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -14,12 +15,17 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from ext_authz import log, refresh
 from ext_authz.check_service import SERVICE_NAME, CheckService
 from ext_authz.clock import Clock, system_clock
-from ext_authz.errors import ConfigError, Problem, StartError
+from ext_authz.discovery import ProjectFinder
+from ext_authz.errors import ConfigError, Problem, StartError, UsageError
 from ext_authz.listen import Address, require_free
 from ext_authz.metrics import CONTENT_TYPE, Metrics
+from ext_authz.mutual_tls import MutualTls
+from ext_authz.policy import Policy
+from ext_authz.prewarm import prewarm
 from ext_authz.reflection import LazyReflection
 from ext_authz.reload import Signature, Watcher, signature
 from ext_authz.settings import Credential, Settings, files_of
+from ext_authz.sidecar_service import SidecarService
 from ext_authz.sources import Source
 from ext_authz.sources.build import load_all
 from ext_authz.sources.worker import SourceRunner
@@ -27,10 +33,14 @@ from ext_authz.status_server import Page, Pages, StatusServer, text_page
 from ext_authz.token_cache import TokenCache
 from ext_authz.tokens import TokenKey
 
+if TYPE_CHECKING:
+    from ext_authz.interception import SecretService
+
 _GRPC_OPTIONS = (
     ("grpc.so_reuseport", 0),  # two services on one port would answer in turns
     ("grpc.max_receive_message_length", 1024 * 1024),
 )
+_ONLY_AT_START = ("allow_loopback", "ca_file", "dns_resolvers", "interception", "refresh_ahead")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -41,6 +51,7 @@ class ServiceOptions:
 
     listen: Address
     status: Address
+    tls: MutualTls | None = None
 
 
 class Service:
@@ -67,11 +78,22 @@ class Service:
         self.metrics = Metrics()
         self._tokens = TokenCache(self._sources.fetch, clock=clock, on_fetch=self._fetched)
         self.metrics.watch(self._tokens, clock)
-        self._check = CheckService(self.settings.policy(), self._tokens, self.metrics.on_check)
+        self._check = CheckService(
+            self.settings.policy(),
+            self._tokens,
+            self.metrics.on_check,
+            worker_cache=self.settings.worker_cache,
+            project=ProjectFinder(self._look_up_project, clock).find,
+            clock=clock,
+        )
+        self._feedback = SidecarService(self.settings.policy(), self._tokens)
+        self._secrets = self._secret_service()
         self._watcher = Watcher(lambda: watched(self.settings), self.reload)
+        self._not_warm: dict[str, str] = {}
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
         self._can_decide = False
+        self._started = False
         self.listen = options.listen
         self.status = options.status
 
@@ -80,8 +102,15 @@ class Service:
         for named in self._sources.sources.items():
             _log_source(*named)
         self._server = grpc.aio.server(options=_GRPC_OPTIONS)
+        tls = self._options.tls
+        guard = tls.guard if tls else None
         self._server.add_generic_rpc_handlers(
-            (self._check.handler(), LazyReflection((SERVICE_NAME, health.SERVICE_NAME)))
+            (
+                *([self._secrets.handler()] if self._secrets else []),
+                self._check.handler(guard),
+                self._feedback.handler(guard),
+                LazyReflection((SERVICE_NAME, health.SERVICE_NAME)),
+            )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self.listen = self._bind(self._options.listen)
@@ -90,23 +119,63 @@ class Service:
         self.status = Address(status.host, self._status_server.port)
         self._status_server.start()
         await self._server.start()
+        self._started = True
         ahead = self.settings.refresh_ahead
         self._spawn(
             refresh.keep_fresh(self._tokens) if ahead else refresh.forget_idle(self._tokens)
         )
         self._spawn(self._watcher.watch())
+        self._warming = asyncio.get_running_loop().create_task(self._warm(), name="prewarm")
+
+    async def ready(self) -> None:
+        """Wait until prewarming is over, well or not, and tell the world that we serve."""
+        await self._warming
         await self._tell(can_decide=True)
+
+    async def _warm(self) -> None:
+        wanted = set(self.settings.prewarm)
+        rules = [rule for rule in self.settings.rules if rule.match in wanted]
+        self._not_warm = await prewarm(rules, self._tokens)
+
+    def _look_up_project(self) -> tuple[str, str]:
+        from ext_authz.sources.metadata import project_number_and_region
+
+        return project_number_and_region(self.settings.metadata_host)
 
     def _bind(self, address: Address) -> Address:
         if not address.path:
             require_free(address.host, address.port, "--listen")
         try:
-            port = self._server.add_insecure_port(str(address))
+            tls = self._options.tls
+            port = (
+                self._server.add_secure_port(str(address), tls.credentials())
+                if tls
+                else self._server.add_insecure_port(str(address))
+            )
         except RuntimeError:
             port = 0
         if port == 0:
-            raise StartError(f"--listen: {address} cannot be listened on")
+            folder = Path(address.path).parent
+            reason = "" if os.access(folder, os.W_OK) else f": {folder} cannot be written to"
+            raise StartError(
+                f"--listen: {address} cannot be listened on{reason if address.path else ''}"
+            )
         return address if address.path else Address(address.host, port)
+
+    def _secret_service(self) -> SecretService | None:
+        interception = self.settings.interception
+        if interception is None:
+            return None
+        if not self._options.listen.is_local:
+            raise UsageError("intercept_https hands out private keys: expected a loopback --listen")
+        from ext_authz.interception import SecretService  # half a second that others do not pay
+        from ext_authz.local_ca import Authority
+
+        authority = Authority(interception.certificate, interception.key)
+        return SecretService(authority, self._policy)
+
+    def _policy(self) -> Policy:
+        return self.settings.policy()
 
     def reload(self) -> None:
         """Take the configuration anew; if it is broken keep the old one and say so."""
@@ -123,23 +192,35 @@ class Service:
                     key=problem.key,
                 )
             return
+        settings = self._without_late_changes(settings)
         before, self._identities = self._identities, _identities(settings)
         self.settings, self._sources.sources = settings, sources
         self._tokens.retain(
             lambda key: before.get(key.credential) == self._identities.get(key.credential)
         )
-        self._check.use(settings.policy())
+        self._check.use(settings.policy(), worker_cache=settings.worker_cache)
+        self._feedback.use(settings.policy())
         self.metrics.on_reload("ok")
         log.info("the new configuration is in effect")
 
+    def _without_late_changes(self, settings: Settings) -> Settings:
+        """Keep what Envoy was started with: those keys take effect at the next start."""
+        for name in _ONLY_AT_START:
+            if getattr(settings, name) != getattr(self.settings, name):
+                log.warning("this change takes effect at the next start", key=name)
+        return replace(settings, **{name: getattr(self.settings, name) for name in _ONLY_AT_START})
+
     async def stop(self, drain_seconds: float) -> None:
         """Say that we drain, let running Checks end within `drain_seconds`, then stop."""
+        if not self._started:
+            self._sources.close()
+            return
         await self.drain()
         await self._server.stop(drain_seconds)
-        for task in self._tasks:
+        for task in (*self._tasks, self._warming):
             task.cancel()
         await self._tokens.close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, self._warming, return_exceptions=True)
         self._sources.close()
         self._status_server.stop()
 
@@ -174,7 +255,8 @@ class Service:
 
     def _readyz(self) -> Page:
         if self._can_decide:
-            return text_page(200, "ready")
+            failed = [f"prewarm failed: {name}: {why}" for name, why in self._not_warm.items()]
+            return text_page(200, "\n".join(["ready", *failed]))
         return text_page(503, "not ready: starting or draining")
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ext_authz.destination import Destination
-from ext_authz.policy import Policy, Rule
+from ext_authz.policy import Policy
+from ext_authz.rules import Rule
+from ext_authz.short_names import Project
 
-DEFAULT = "default"
 _LIKE_A_PATH = re.compile(r"[^{}\"\n\0]{1,255}")
 BUILT_IN_MATCH = "*.run.app"
 
@@ -43,15 +44,27 @@ Secret = FileSecret | EnvSecret
 
 @dataclass(frozen=True, slots=True)
 class AutoCredential:
-    """Application Default Credentials: GOOGLE_APPLICATION_CREDENTIALS, gcloud's file, metadata."""
+    """Application Default Credentials: GOOGLE_APPLICATION_CREDENTIALS, gcloud's file, metadata.
 
-    key_file: Path | None = None
+    `gcloud` is the program where it stands in for the metadata server, which this machine lacks.
+    """
+
+    key_file: Path | None = field(default=None, repr=False)
     well_known_file: Path | None = None
+    gcloud: Path | None = None
+    allow_executables: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class MetadataCredential:
     """The identity of the machine or service, from the metadata server."""
+
+
+@dataclass(frozen=True, slots=True)
+class GcloudCredential:
+    """Whoever is logged in with the gcloud command; `program` is None where it is not on PATH."""
+
+    program: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +86,40 @@ class StaticCredential:
     secret: Secret
 
 
-Credential = AutoCredential | MetadataCredential | NoCredential | KeyCredential | StaticCredential
+@dataclass(frozen=True, slots=True)
+class WorkloadCredential:
+    """A federation file (external_account), whose principal acts as the service account `email`.
+
+    Without `email` and `iam_endpoint` both come from the file's own impersonation URL.
+    """
+
+    secret: Secret
+    email: str = ""
+    iam_endpoint: str = ""
+    allow_executables: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ImpersonatedCredential:
+    """The service account `email`, which `source` may act as, by way of `delegates` in order."""
+
+    email: str
+    source: Credential
+    source_name: str
+    delegates: tuple[str, ...] = ()
+    iam_endpoint: str = ""
+
+
+Credential = (
+    AutoCredential
+    | MetadataCredential
+    | GcloudCredential
+    | NoCredential
+    | KeyCredential
+    | StaticCredential
+    | WorkloadCredential
+    | ImpersonatedCredential
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +133,14 @@ class NamedCredential:
 
 
 @dataclass(frozen=True, slots=True)
+class Interception:
+    """The CA that `intercept_https` mints leaf certificates with."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that the configuration file, the environment and the flags say about policy."""
 
@@ -95,6 +149,12 @@ class Settings:
     pass_others: bool = True
     upstream: Destination | None = None
     refresh_ahead: bool = True
+    worker_cache: bool = True
+    prewarm: tuple[str, ...] = ()
+    services: Mapping[str, Destination] = field(default_factory=dict)
+    discovery: bool = True
+    project: Project | None = None
+    interception: Interception | None = None
     ca_file: Path | None = None
     allow_loopback: bool = False
     dns_resolvers: tuple[str, ...] = ()
@@ -115,6 +175,16 @@ class Settings:
             upstream=self.upstream,
             allow_loopback=self.allow_loopback,
             metadata_host=self.metadata_host,
+            services=self.services,
+            discovery=self.discovery,
+            project=self.project,
+            interception=self.interception is not None,
+            credentials=frozenset(self.credentials),
+            static_credentials=frozenset(
+                name
+                for name, named in self.credentials.items()
+                if isinstance(named.credential, StaticCredential)
+            ),
         )
 
 
@@ -123,6 +193,12 @@ def files_of(credential: Credential) -> tuple[Path, ...]:
     match credential:
         case AutoCredential(key_file, well_known):
             return tuple(path for path in (key_file or well_known,) if path is not None)
-        case KeyCredential(FileSecret(path)) | StaticCredential(FileSecret(path)):
+        case ImpersonatedCredential(_, source):
+            return files_of(source)
+        case (
+            KeyCredential(FileSecret(path))
+            | StaticCredential(FileSecret(path))
+            | WorkloadCredential(FileSecret(path))
+        ):
             return (path,)
     return ()

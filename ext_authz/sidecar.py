@@ -19,6 +19,14 @@ from ext_authz.listen import Address, require_free
 from ext_authz.server import Service, ServiceOptions
 from ext_authz.settings import Settings
 
+DEFAULT_CA_FILE = "/etc/ssl/certs/ca-certificates.crt"  # also envoy.yaml's
+_TRUST = (
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "CURL_CA_BUNDLE",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+)
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -60,6 +68,7 @@ class Sidecar:
             self._require_free_ports()
             await self.service.start()
             bound = await self._envoy.start(render(self._envoy_settings()))
+            await self.service.ready()
         except BaseException:
             await self.stop()
             raise
@@ -104,6 +113,21 @@ class Sidecar:
         await self._envoy.stop()
         await self.service.stop(1.0)
 
+    def trust_bundle(self, authority: Path, environ: Mapping[str, str]) -> str:
+        """Write a bundle of the system's roots and the local CA; return its path.
+
+        Raises StartError if there are no system roots: a command that trusts only our CA could
+        reach nobody else.
+        """
+        system = environ.get("SSL_CERT_FILE") or system_ca_file() or DEFAULT_CA_FILE
+        path = self._envoy.directory / "trust.pem"
+        try:
+            content = Path(system).read_bytes().rstrip() + b"\n" + authority.read_bytes()
+        except OSError as error:
+            raise StartError(f"exec: {error.filename} cannot be read: {error.strerror}") from None
+        path.write_bytes(content)
+        return str(path)
+
     def _require_free_ports(self) -> None:
         options = self._options
         require_free(options.bind, options.forward_port, "--forward-port")
@@ -122,6 +146,7 @@ class Sidecar:
             ca_file=str(settings.ca_file) if settings.ca_file else system_ca_file(),
             allow_loopback=settings.allow_loopback,
             dns_resolvers=settings.dns_resolvers,
+            intercept_https=settings.interception is not None,
             access_log=options.access_log,
         )
 
@@ -209,14 +234,7 @@ def command_environment(sidecar: Sidecar, environ: Mapping[str, str]) -> dict[st
     """Return the variables that send a command's requests through the sidecar."""
     proxy = f"http://{sidecar.addresses['forward']}"
     settings = sidecar.service.settings
-    around = ["169.254.169.254", "metadata.google.internal"]
-    if settings.metadata_host:
-        around.append(settings.metadata_host)
-    if not settings.allow_loopback:
-        # What the sidecar refuses must go around it; with allow_loopback it takes these, too.
-        around += ["127.0.0.1", "localhost", "::1"]
-    inherited = environ.get("NO_PROXY") or environ.get("no_proxy") or ""
-    no_proxy = ",".join([*filter(None, inherited.split(",")), *around])
+    no_proxy = _no_proxy(settings, environ.get("NO_PROXY") or environ.get("no_proxy") or "")
     variables = {
         "HTTP_PROXY": proxy,
         "http_proxy": proxy,
@@ -225,4 +243,17 @@ def command_environment(sidecar: Sidecar, environ: Mapping[str, str]) -> dict[st
     }
     if sidecar.addresses["reverse"]:
         variables["SIDECAR_URL"] = f"http://{sidecar.addresses['reverse']}"
+    if settings.interception is not None:
+        bundle = sidecar.trust_bundle(settings.interception.certificate, environ)
+        variables |= {"HTTPS_PROXY": proxy, "https_proxy": proxy, **dict.fromkeys(_TRUST, bundle)}
     return variables
+
+
+def _no_proxy(settings: Settings, inherited: str) -> str:
+    """Return NO_PROXY: what the sidecar refuses must go around it."""
+    around = ["169.254.169.254", "metadata.google.internal"]
+    if settings.metadata_host:
+        around.append(settings.metadata_host)
+    if not settings.allow_loopback:
+        around += ["127.0.0.1", "localhost", "::1"]
+    return ",".join([*filter(None, inherited.split(",")), *around])

@@ -42,6 +42,8 @@ class _Entry:
     last_used: float
     token: Token | None = None
     failure: Failure | None = None
+    refusals: int = 0
+    refused_until: float = float("-inf")
 
 
 class TokenCache:
@@ -136,12 +138,27 @@ class TokenCache:
                 due.append(key)
         return due
 
-    def drop(self, key: TokenKey, fingerprint: str) -> bool:
-        """Forget one token that its destination refused; say whether it was the one held."""
-        entry = self._entries.get(key)
-        if entry is None or entry.token is None or entry.token.fingerprint != fingerprint:
+    def refuse(self, fingerprint: str) -> TokenKey | None:
+        """Forget the token that its destination refused, so that the next request gets a new one.
+
+        Return its key; None if it is not held any more, or if this key's last refusal is so recent
+        that minting anew did not help (back-off as for failures).
+        """
+        for key, entry in self._entries.items():
+            if entry.token is not None and entry.token.fingerprint == fingerprint:
+                return key if self._drop(entry) else None
+        return None
+
+    def _drop(self, entry: _Entry) -> bool:
+        now = self._clock()
+        if now.elapsed < entry.refused_until:
             return False
-        entry.token = None
+        if now.elapsed - entry.refused_until > LONGEST_BACKOFF_SECONDS:
+            entry.refusals = 0  # the last one is long ago: this is a new story
+        entry.refusals += 1
+        wait = min(FIRST_BACKOFF_SECONDS * 2 ** min(entry.refusals, 10), LONGEST_BACKOFF_SECONDS)
+        entry.refused_until = now.elapsed + wait
+        entry.token = entry.failure = None
         return True
 
     def retain(self, keep: Callable[[TokenKey], bool]) -> None:
@@ -178,7 +195,8 @@ class TokenCache:
         entry = self._touch(key)
         old = entry.token
         static = token.expires_at == float("inf")
-        if old is not None and not static and token.expires_at <= old.expires_at:
+        same = old is not None and (token.text == old.text or token.expires_at <= old.expires_at)
+        if same and not static:
             error = SourceError("the source handed back a token no newer", code="token_not_newer")
             return self._remember(key, error)
         entry.token, entry.failure = token, None

@@ -44,6 +44,7 @@ class Fetched:
     text: str = field(repr=False)
     mints_anew: bool = True
     recheck_seconds: float | None = None
+    audience: str | None = None  # what it really is, where it cannot be chosen (a user's login)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,16 +55,16 @@ class Token:
     expires_at: float
     refresh_at: float
     obtained: Now
+    fingerprint: str = field(init=False)  # names the token in feedback without giving it away
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha256(self.text.encode()).hexdigest()
+        object.__setattr__(self, "fingerprint", digest[:32])
 
     @property
     def life_seconds(self) -> float:
         """How long it had to live when it was obtained."""
         return self.expires_at - self.obtained.wall
-
-    @property
-    def fingerprint(self) -> str:
-        """A short digest that names the token in logs and feedback without giving it away."""
-        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
 
 class TokenState(Enum):
@@ -102,7 +103,7 @@ def accept(fetched: Fetched, audience: str, now: Now, jitter: float) -> Token:
     if fetched.recheck_seconds is not None:
         return Token(fetched.text, math.inf, now.wall + fetched.recheck_seconds, now)
     claims = unverified_claims(fetched.text)
-    _check_audience(claims.get("aud"), audience)
+    _check_audience(claims.get("aud"), fetched.audience or audience)
     expires_at = _expiry(claims, now)
     return Token(fetched.text, expires_at, refresh_point(expires_at, now, fetched, jitter), now)
 
@@ -155,6 +156,12 @@ def _expiry(claims: Mapping[str, Any], now: Now) -> float:
             f"expected a token that lives longer than {SAFETY_MARGIN_SECONDS:.0f} s, got one that "
             f"ends in {expires_at - now.wall:.0f} s; if that is wrong, set this machine's clock"
         )
+    issued_at = claims.get("iat")
+    if not isinstance(issued_at, bool) and isinstance(issued_at, int | float):
+        # With our clock behind, exp seems further off than the token's life: believe the life.
+        life = expires_at - issued_at
+        if SAFETY_MARGIN_SECONDS < life < expires_at - now.wall:
+            return now.wall + life
     return float(expires_at)
 
 

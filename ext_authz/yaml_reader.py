@@ -51,6 +51,11 @@ class Value:
         """Say whether the value has keys of its own."""
         return isinstance(self.node, yaml.MappingNode)
 
+    @property
+    def is_list(self) -> bool:
+        """Say whether the value is a list."""
+        return isinstance(self.node, yaml.SequenceNode)
+
     def problem(self, message: str) -> None:
         """Note a problem with this value."""
         self.problems.add(message, self.key, self.line)

@@ -7,7 +7,9 @@ file could otherwise make us hand it to any server.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from ext_authz.destination import parse_authority
@@ -36,6 +38,16 @@ class EndpointGuard:
                 code="untrusted_endpoint",
                 permanent=True,
             )
+
+
+def check_universe(info: Mapping[str, Any], found: str, guard: EndpointGuard) -> None:
+    """Raise SourceError if a credential file is of a universe that is neither Google's nor trusted.
+
+    google-auth would send a signed assertion to iamcredentials.<universe_domain>.
+    """
+    universe = info.get("universe_domain") or "googleapis.com"
+    if universe != "googleapis.com":
+        guard.check(f"https://iamcredentials.{universe}/", f"universe_domain of {found}")
 
 
 def _has_odd_character(url: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import stat
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ def read_secret(secret: Secret, code: str) -> bytes:
     if isinstance(secret, EnvSecret):
         return secret.value.encode("utf-8", "surrogateescape")
     try:
+        if stat.S_ISFIFO(secret.path.stat().st_mode):  # opening it would wait for a writer
+            raise _bad(secret, "expected a regular file, got a pipe", code)
         with secret.path.open("rb") as file:
             content = file.read(MAX_SECRET_BYTES + 1)
     except OSError as error:

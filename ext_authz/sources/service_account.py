@@ -6,9 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from ext_authz.errors import SourceError
-from ext_authz.sources.endpoints import EndpointGuard
-from ext_authz.sources.google_errors import translated
-from ext_authz.sources.transport import BoundedTransport
+from ext_authz.sources.access_tokens import (
+    CLOUD_PLATFORM_SCOPE,
+    AccessToken,
+    AccessTokens,
+    token_of,
+)
+from ext_authz.sources.endpoints import EndpointGuard, check_universe
+from ext_authz.sources.google_errors import advised, translated
+from ext_authz.sources.transport import BoundedTransport, RefusedError
 from ext_authz.tokens import Fetched
 
 
@@ -16,6 +22,7 @@ class ServiceAccountSource:
     """Signs an assertion with the key and exchanges it at the key's `token_uri`."""
 
     kind = "service account key"
+    note = ""
 
     def __init__(self, info: Mapping[str, Any], found: str, guard: EndpointGuard) -> None:
         """Raises SourceError `bad_key_file` when the key cannot be used."""
@@ -24,17 +31,16 @@ class ServiceAccountSource:
         self.found = found
         _check_key(info, found)
         guard.check(str(info["token_uri"]), f"token_uri of {found}")
-        universe = info.get("universe_domain") or "googleapis.com"
-        if universe != "googleapis.com":
-            # google-auth would send a signed assertion to iamcredentials.<universe_domain>.
-            guard.check(f"https://iamcredentials.{universe}/", f"universe_domain of {found}")
+        check_universe(info, found, guard)
         try:
             kind: Any = service_account.IDTokenCredentials
             self._base = kind.from_service_account_info(info, target_audience="unused")
+            self._base.signer.sign(b"")  # a key that is no RSA key fails only here
         except Exception:  # noqa: BLE001 - cryptography and pyasn1 raise many kinds
-            sentence = f"{found}: expected a private key in PEM, got one that cannot be read"
+            sentence = f"{found}: expected an RSA private key in PEM, got one that cannot be used"
         else:
             self._transport = BoundedTransport("the token endpoint")
+            self.access = AccessTokens(self._mint)
             return
         raise SourceError(sentence, code="bad_key_file", permanent=True)
 
@@ -43,12 +49,41 @@ class ServiceAccountSource:
         """The service account's email."""
         return str(self._base.service_account_email)
 
+    @property
+    def member(self) -> str:
+        """The service account as IAM policies name it."""
+        return f"serviceAccount:{self.principal}"
+
     def fetch(self, audience: str) -> Fetched:
         """Return a newly minted token. Raises SourceError."""
         credentials = self._base.with_target_audience(audience)
-        with translated(f"the token endpoint of {self.found}"):
+        with advised(_advice), translated(f"the token endpoint of {self.found}"):
             credentials.refresh(self._transport)
             return Fetched(credentials.token)
+
+    def _mint(self) -> AccessToken:
+        from google.oauth2 import service_account
+
+        kind: Any = service_account.Credentials
+        credentials = kind(
+            self._base.signer,
+            self._base.service_account_email,
+            self._base._token_uri,
+            scopes=[CLOUD_PLATFORM_SCOPE],
+        )
+        with advised(_advice), translated(f"the token endpoint of {self.found}"):
+            credentials.refresh(self._transport)
+            return token_of(credentials)
+
+
+def _advice(error: RefusedError) -> tuple[str, str]:
+    if error.status == 400 and "invalid_grant" in error.words:
+        return (
+            "the key may be deleted or disabled, or this machine's clock wrong: compare with "
+            "`gcloud iam service-accounts keys list`",
+            "",
+        )
+    return "", ""
 
 
 def _check_key(info: Mapping[str, Any], found: str) -> None:

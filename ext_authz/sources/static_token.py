@@ -18,6 +18,7 @@ class StaticSource:
     """Hands over the token as it is; it has no audience and no expiry that we know of."""
 
     kind = "static token"
+    note = "it has no audience and goes only to the hosts that its rules name"
 
     def __init__(self, secret: Secret) -> None:
         """Raises SourceError `bad_token_file` when there is no usable token now."""

@@ -53,7 +53,7 @@ REFUSED = [
     "svc.test:65616",
     "svc.test:99999999999999999999",
     "svc.test:80x",
-    "svc.test:８０",  # noqa: RUF001  full-width digits are the point
+    "svc.test:８０",
     "svc.test:80:90",
     "a:80:90",
     "user@svc.test",

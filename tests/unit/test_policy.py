@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from ext_authz.decisions import Deny, DenyCode, Inject, Listener, Pass, Request, Tunnel, Via
 from ext_authz.destination import Destination
 from ext_authz.errors import BadDestinationError
-from ext_authz.policy import (
-    Deny,
-    DenyCode,
-    Header,
-    Inject,
-    Listener,
-    Pass,
-    Policy,
-    Request,
-    Rule,
-    Tunnel,
-    Via,
-    audience_of,
-    decide,
-    without_traffic_tag,
-)
+from ext_authz.policy import Policy, decide
+from ext_authz.rules import Header, Rule, audience_of, without_traffic_tag
 
 RUN_APP = Rule("*.run.app", "default")
 RULES = (

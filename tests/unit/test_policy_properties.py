@@ -5,19 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ext_authz.decisions import Deny, Inject, Listener, Pass, Request, Tunnel
 from ext_authz.destination import Destination, parse_authority
-from ext_authz.policy import (
-    Deny,
-    Header,
-    Inject,
-    Listener,
-    Pass,
-    Policy,
-    Request,
-    Rule,
-    Tunnel,
-    decide,
-)
+from ext_authz.policy import Policy, decide
+from ext_authz.rules import Header, Rule
 
 LABELS = ["a", "b", "run", "app", "evil"]
 names = st.lists(st.sampled_from(LABELS), min_size=1, max_size=4).map(".".join)

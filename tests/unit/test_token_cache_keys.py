@@ -83,18 +83,36 @@ async def test_a_key_in_use_is_never_dropped() -> None:
     assert len(world.cache) == 1
 
 
-async def test_drop_forgets_only_the_token_with_that_fingerprint() -> None:
+async def test_refusing_forgets_only_the_token_with_that_fingerprint() -> None:
     world = minting()
-    old = await world.cache.get(KEY)
-    assert not world.cache.drop(KEY, "0" * 16)
-    assert not world.cache.drop(key_of(1), old.fingerprint)
+    old, other = await world.cache.get(KEY), await world.cache.get(key_of(1))
+    assert world.cache.refuse("0" * 32) is None
     assert world.cache.peek(KEY) is old
-    assert world.cache.drop(KEY, old.fingerprint)
+    assert world.cache.refuse(old.fingerprint) == KEY
     assert world.cache.peek(KEY) is None
+    assert world.cache.peek(key_of(1)) is other
     world.clock.advance(1)
     new = await world.cache.get(KEY)
-    assert not world.cache.drop(KEY, old.fingerprint)
+    assert world.cache.refuse(old.fingerprint) is None
     assert world.cache.peek(KEY) is new
+
+
+async def test_a_destination_that_refuses_every_token_costs_one_fetch_per_backoff() -> None:
+    world = minting()
+    for _ in range(600):
+        token = await world.cache.get(KEY)
+        world.cache.refuse(token.fingerprint)
+        world.clock.advance(0.1)
+    assert world.fetches <= 8
+
+
+async def test_a_refusal_long_after_the_last_is_answered_with_a_new_token_at_once() -> None:
+    world = minting()
+    for _ in range(3):
+        token = await world.cache.get(KEY)
+        assert world.cache.refuse(token.fingerprint) == KEY
+        world.clock.advance(300)
+    assert world.fetches == 3
 
 
 async def test_retain_forgets_the_keys_of_a_changed_credential_and_keeps_the_others() -> None:

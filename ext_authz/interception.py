@@ -1,0 +1,107 @@
+"""The secret discovery service of intercept_https: leaf certificates on demand, for our names.
+
+Envoy asks over one delta ADS stream (xDS protocol, "Incremental xDS") when a handshake inside a
+CONNECT brings a name that it has no certificate for. A name without a rule is answered as removed,
+which fails the handshake at once.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+from envoy_data_plane.envoy.config.core.v3 import DataSource
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret, TlsCertificate
+from envoy_data_plane.envoy.service.discovery.v3 import (
+    DeltaDiscoveryRequest,
+    DeltaDiscoveryResponse,
+    Resource,
+)
+from envoy_data_plane.google.protobuf import Any as AnyMessage
+
+from ext_authz import log
+from ext_authz.decisions import Inject, Keep, Listener, Request
+from ext_authz.local_ca import Authority, Leaf
+from ext_authz.policy import Policy, decide
+
+SERVICE_NAME = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+MAX_NAMES = 1000  # kept in Envoy; beyond it the one asked for longest ago is taken back
+
+
+class SecretService:
+    """Serves DeltaAggregatedResources. `policy` returns the rules of the moment."""
+
+    def __init__(self, authority: Authority, policy: Callable[[], Policy]) -> None:
+        self._authority = authority
+        self._policy = policy
+        self._leaves: OrderedDict[str, Leaf] = OrderedDict()
+
+    async def stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        """Answer each request of one Envoy for as long as it stays connected."""
+        given: OrderedDict[str, None] = OrderedDict()
+        number = 0
+        async for message in requests:
+            request = DeltaDiscoveryRequest.parse(message)
+            if request.error_detail is not None:
+                log.error("Envoy refused a certificate of ours", code="certificate_refused")
+            for name in request.resource_names_unsubscribe:
+                given.pop(name, None)
+            if request.resource_names_subscribe:
+                number += 1
+                yield self._answer(request.resource_names_subscribe, given, str(number))
+
+    def _answer(self, names: list[str], given: OrderedDict[str, None], nonce: str) -> bytes:
+        known = [name for name in names if self._is_ours(name)]
+        refused = [name for name in names if name not in known]
+        for name in refused:
+            log.info("no certificate for a name without a rule", destination=name[:253])
+        for name in known:
+            given[name] = None
+            given.move_to_end(name)
+        while len(given) > MAX_NAMES:
+            refused.append(given.popitem(last=False)[0])
+        return bytes(
+            DeltaDiscoveryResponse(
+                resources=[self._resource(name, nonce) for name in known],
+                removed_resources=refused,
+                type_url=SECRET_TYPE,
+                nonce=nonce,
+            )
+        )
+
+    def _is_ours(self, name: str) -> bool:
+        """Judge a name as a request to it would be; the port of the CONNECT is not known here."""
+        policy = self._policy()
+        ports = {443, *(rule.port for rule in policy.rules)}
+        requests = (Request(Listener.INTERCEPTED, f"{name}:{port}") for port in ports)
+        return any(isinstance(decide(request, policy), Inject | Keep) for request in requests)
+
+    def _resource(self, name: str, version: str) -> Resource:
+        leaf = self._leaf(name.lower())
+        certificate = TlsCertificate(
+            certificate_chain=DataSource(inline_bytes=leaf.chain),
+            private_key=DataSource(inline_bytes=leaf.key),
+        )
+        # The name is echoed as asked: SNI keeps its case on the way here.
+        secret = Secret(name=name, tls_certificate=certificate)
+        return Resource(name=name, version=version, resource=AnyMessage.pack(secret))
+
+    def _leaf(self, name: str) -> Leaf:
+        leaf = self._leaves.get(name)
+        if leaf is None or leaf.renew_at <= datetime.datetime.now(datetime.UTC):
+            leaf = self._leaves[name] = self._authority.mint(name)
+        self._leaves.move_to_end(name)
+        if len(self._leaves) > MAX_NAMES:
+            self._leaves.popitem(last=False)
+        return leaf
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return what a grpc.aio server needs to serve the stream."""
+        method: Any = grpc.stream_stream_rpc_method_handler(self.stream)
+        return grpc.method_handlers_generic_handler(
+            SERVICE_NAME, {"DeltaAggregatedResources": method}
+        )
