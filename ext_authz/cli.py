@@ -64,6 +64,10 @@ def _add_arguments(command: argparse.ArgumentParser, name: str) -> None:
     elif name == "explain":
         command.add_argument("target", metavar="URL")
         command.add_argument("--json", action="store_true", help="print JSON")
+    elif name == "doctor":
+        command.add_argument("urls", nargs="*", metavar="URL", help="instead of every rule's host")
+        command.add_argument("--json", action="store_true", help="print JSON")
+        command.add_argument("--sidecar", metavar="URL", help="ask through this running sidecar")
     elif name == "ca":
         command.add_argument("action", choices=["init"], help="make a CA for intercept_https")
         command.add_argument("--directory", default=".", metavar="DIR", help="where it is put")
@@ -196,6 +200,21 @@ def _explain(options: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from ext_authz.clock import system_clock
+    from ext_authz.doctor import Doctor, as_json, as_text
+    from ext_authz.explain import authority_of
+    from ext_authz.sources.build import load_all
+
+    log.set_up("error")
+    settings, sources = load_all(_reader(options))
+    doctor = Doctor(settings, sources, system_clock())
+    sidecar = authority_of(options.sidecar) if options.sidecar else ""
+    findings = [doctor.examine(target, sidecar) for target in doctor.targets(options.urls)]
+    print(as_json(findings) if options.json else "\n\n".join(map(as_text, findings)))
+    return 0 if all(finding.is_good for finding in findings) else EXIT_FAILURE
+
+
 def _ca(options: argparse.Namespace) -> int:
     from ext_authz import local_ca
 
@@ -237,6 +256,7 @@ _COMMANDS: Mapping[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "token": (_token, "print the token for a URL or an audience"),
     "explain": (_explain, "say what would happen to a request, without sending it"),
     "check-config": (_check_config, "check a configuration file and report every problem"),
+    "doctor": (_doctor, "say of each destination whether requests get through, and if not, why"),
     "ca": (_ca, "ca init: make a local CA for intercept_https, limited to the rules' names"),
     "demo": (_demo, "the whole story on this machine, without any cloud"),
 }

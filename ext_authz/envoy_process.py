@@ -58,7 +58,7 @@ class EnvoyProcess:
             self._directory = tempfile.TemporaryDirectory(prefix="idtoken-sidecar-")
         except OSError:
             raise StartError(
-                "there is nowhere to write Envoy's configuration: mount a tmpfs at /tmp or set TMPDIR"
+                "there is nowhere to write Envoy's configuration: mount a tmpfs at /tmp"
             ) from None
         self._last_lines: deque[str] = deque(maxlen=50)
         self._process: asyncio.subprocess.Process | None = None

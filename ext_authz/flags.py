@@ -13,7 +13,7 @@ from ext_authz.errors import UsageError, printable
 PREFIX = "IDTOKEN_SIDECAR_"
 SERVICE = ("run", "exec", "serve")
 SIDECAR = ("run", "exec")
-POLICY = (*SERVICE, "token", "explain", "ca")
+POLICY = (*SERVICE, "token", "explain", "doctor", "ca")
 _TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
