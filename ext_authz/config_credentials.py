@@ -172,7 +172,7 @@ class _Reader:
             return raw
         if name in trail:
             if name == trail[0]:  # noted once for each that is part of the loop
-                raw.where.problem(f"a loop of sources: {' → '.join((*trail, name))}")
+                raw.where.problem(f"a loop of sources: {' -> '.join((*trail, name))}")
             return None
         source = self._source(raw, (*trail, name))
         if source is None:

@@ -35,10 +35,10 @@ def _rule(value: Value, credentials: Credentials) -> Rule | None:
     name = _credential(fields.get("credential"), credentials)
     header = fields["header"].choice("auto", *Header) if "header" in fields else "auto"
     keep = _keep(fields.get("on_existing"), header)
+    is_static = name is not None and isinstance(credentials[name].credential, StaticCredential)
+    audience = _audience(fields.get("audience"), name or "", is_static=is_static)
     if match is None or name is None or header is None:
         return None
-    is_static = isinstance(credentials[name].credential, StaticCredential)
-    audience = _audience(fields.get("audience"), name, is_static=is_static)
     return replace(
         match,
         credential=name,

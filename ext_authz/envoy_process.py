@@ -78,26 +78,30 @@ class EnvoyProcess:
         directory = self.directory
         (directory / "envoy.json").write_text(config, encoding="utf-8")
         admin_file = directory / "admin"
-        self._process = await asyncio.create_subprocess_exec(
+        self._process = await self._spawn(admin_file)
+        self._reader = asyncio.create_task(self._read_lines(self._process), name="envoy's log")
+        try:
+            return await asyncio.wait_for(self._until_ready(admin_file), START_SECONDS)
+        except TimeoutError:
+            raise StartError(f"Envoy did not get ready in {START_SECONDS:.0f} s") from None
+
+    async def _spawn(self, admin_file: Path) -> asyncio.subprocess.Process:
+        try:
+            return await asyncio.create_subprocess_exec(*self._command(admin_file), **_OPTIONS)
+        except OSError as error:
+            raise StartError(f"--envoy: {self._binary} cannot be run: {error.strerror}") from None
+
+    def _command(self, admin_file: Path) -> list[str]:
+        return [
             str(self._binary),
-            *("--config-path", str(directory / "envoy.json")),
+            *("--config-path", str(self.directory / "envoy.json")),
             *("--admin-address-path", str(admin_file)),
             *("--concurrency", str(self._concurrency)),
             *("--drain-time-s", str(max(1, self._drain_seconds))),
             *("--log-level", "warning", "--log-format", "%v"),
             *("--component-log-level", "misc:error"),  # 140 lines on fields in progress
             "--disable-hot-restart",
-            stdout=None,
-            stderr=asyncio.subprocess.PIPE,
-            # Ctrl-C goes to a whole process group: we stop Envoy ourselves, after draining.
-            start_new_session=True,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
-        )
-        self._reader = asyncio.create_task(self._read_lines(self._process), name="envoy's log")
-        try:
-            return await asyncio.wait_for(self._until_ready(admin_file), START_SECONDS)
-        except TimeoutError:
-            raise StartError(f"Envoy did not get ready in {START_SECONDS:.0f} s") from None
+        ]
 
     async def wait(self) -> int:
         """Wait until it ends; return its exit status."""
@@ -209,3 +213,9 @@ def _end_with_parent() -> None:
 
 
 _LIBC = ctypes.CDLL(None)
+_OPTIONS: dict[str, Any] = {
+    "stderr": asyncio.subprocess.PIPE,
+    # Ctrl-C goes to a whole process group: we stop Envoy ourselves, after draining.
+    "start_new_session": True,
+    "preexec_fn": _end_with_parent if sys.platform == "linux" else None,
+}

@@ -143,6 +143,7 @@ def _overridden(
     """Apply what the asking Envoy's own configuration says of audience and credential."""
     if not override.audience and not override.credential:
         return rule
+    matched = rule
     rule = rule or Rule(destination.authority(HTTPS_PORT), DEFAULT)
     credential = override.credential or rule.credential
     if credential not in policy.credentials:
@@ -155,7 +156,13 @@ def _overridden(
     if override.audience:
         message = f"context_extensions give static credential {credential!r} an audience; drop it"
         return Deny(DenyCode.BAD_OVERRIDE, message, destination.authority())
-    return replace(rule, credential=credential, audience=None)
+    if matched is None or matched.credential != credential:
+        message = (
+            f"context_extensions give static credential {credential!r} to a destination that "
+            "its own rule does not name; add a rule"
+        )
+        return Deny(DenyCode.BAD_OVERRIDE, message, destination.authority())
+    return rule
 
 
 def _inject(request: Request, destination: Destination, rule: Rule) -> Inject | Keep | Deny:

@@ -22,20 +22,9 @@ def output_of(program: Path, arguments: Sequence[str], seconds: float) -> bytes 
     What it writes to stderr may hold anything and is not read. Raises SourceError when it cannot
     be started, writes too much or takes longer than `seconds`; it is then killed with its children.
     """
-    try:
-        process = subprocess.Popen(  # noqa: S603 - a program of ours with a list, no shell
-            [program, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-    except OSError as error:
-        sentence = f"{program} cannot be started: {error.strerror}"
-        raise SourceError(sentence, code="command_missing", permanent=True) from None
     end = time.monotonic() + seconds
     shown = f"{program} {arguments[0]}"
-    with process:
+    with _started(program, arguments) as process:
         assert process.stdout is not None
         try:
             data = _read(process.stdout, end, shown, seconds)
@@ -47,6 +36,20 @@ def output_of(program: Path, arguments: Sequence[str], seconds: float) -> bytes 
             _kill(process)
             raise
     return data if status == 0 else None
+
+
+def _started(program: Path, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(  # noqa: S603 - a program of ours with a list, no shell
+            [program, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        sentence = f"{program} cannot be started: {error.strerror}"
+        raise SourceError(sentence, code="command_missing", permanent=True) from None
 
 
 def _read(stream: IO[bytes], end: float, shown: str, seconds: float) -> bytes:

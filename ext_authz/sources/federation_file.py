@@ -6,7 +6,6 @@ https://google.aip.dev/auth/4117
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,8 +23,10 @@ _IMPERSONATION = re.compile(
     r"(https?://[^/]+)/v1/projects/-/serviceAccounts/([A-Za-z0-9@.:_-]+):generateAccessToken"
 )
 # EC2's metadata addresses, the only ones besides the guard's that a file may send us to.
-_AWS_METADATA = ("169.254.169.254", "fd00:ec2::254")
-_AWS_STS = re.compile(r"https://sts(-fips)?\.[a-z0-9{}.-]*amazonaws\.com(\.cn)?/?\?[!-~]*")
+_AWS_METADATA = ("169.254.169.254", "[fd00:ec2::254]")
+_AWS_STS = re.compile(
+    r"https://sts(-fips)?(\.(\{region\}|[a-z0-9-]+))?\.amazonaws\.com(\.cn)?/?\?[!-~]*"
+)
 _POOL = re.compile(r"//iam\.googleapis\.com/(projects/[^/]+/locations/[^/]+/[^/]+/[^/]+)/.+")
 
 
@@ -65,24 +66,16 @@ def read_federation(
     if info.get("type") != "external_account":
         raise _bad(found, "a federation file (type external_account)")
     token_url = info.get("token_url") or STS_URL
-    for name, value in {**info, "token_url": token_url}.items():
-        needed = name in ("token_url", "audience", "subject_token_type")
-        if needed and (not isinstance(value, str) or not value):
-            raise _bad(found, f"a text under {name}")
-    for name in ("audience", "subject_token_type"):
-        if name not in info:
+    for name in ("token_url", "audience", "subject_token_type"):
+        value = token_url if name == "token_url" else info.get(name)
+        if not isinstance(value, str) or not value:
             raise _bad(found, f"a text under {name}")
     guard.check(token_url, f"token_url of {found}")
     check_universe(info, found, guard)
     source = _source(info.get("credential_source"), found)
     _check_source(source, info["credential_source"], found, guard)
     if source == "executable" and not allow_executables:
-        raise SourceError(
-            f"{found}: running the program that it names is off; if you trust the file, set "
-            f"{ALLOW_EXECUTABLES}=1 in the sidecar's environment",
-            code="executable_not_allowed",
-            permanent=True,
-        )
+        raise _forbidden_program(found)
     return FederationFile(info, source, token_url, *_impersonation(info, found, guard))
 
 
@@ -142,14 +135,21 @@ def _check_aws(source: Mapping[str, Any], where: str, guard: EndpointGuard) -> N
 
 
 def _is_aws_metadata(url: object) -> bool:
-    if not isinstance(url, str) or not url.isascii() or "\\" in url or not url.isprintable():
-        return False
+    text = url if isinstance(url, str) and re.fullmatch(r"[!-\[\]-~]+", url) else ""
     try:
-        parts = urlsplit(url)
-        address = str(ipaddress.ip_address(parts.hostname or ""))
-        return address in _AWS_METADATA and parts.netloc.rstrip("]").endswith(parts.hostname or "-")
+        parts = urlsplit(text)
     except ValueError:
         return False
+    return parts.scheme == "http" and parts.netloc in _AWS_METADATA
+
+
+def _forbidden_program(found: str) -> SourceError:
+    return SourceError(
+        f"{found}: running the program that it names is off; if you trust the file, set "
+        f"{ALLOW_EXECUTABLES}=1 in the sidecar's environment",
+        code="executable_not_allowed",
+        permanent=True,
+    )
 
 
 def _bad(found: str, expected: str) -> SourceError:

@@ -95,7 +95,7 @@ class IamCredentials:
         if len(chain) == 1:
             return f"{self._member} needs {permission} on {chain[0]}: {first}"
         return (
-            f"each of {self._member} → {' → '.join(chain)} needs {_TOKEN_CREATOR} "
+            f"each of {self._member} -> {' -> '.join(chain)} needs {_TOKEN_CREATOR} "
             f"on the next, the first for instance by {first}"
         )
 

@@ -82,9 +82,21 @@ class BoundedTransport(google.auth.transport.Request):
         **kwargs: Any,
     ) -> google.auth.transport.Response:
         """Request `url`. Raises SourceError; google-auth's own time limit is not used."""
+        answer, data = self._answer(url, method, body, headers or {})
+        if len(data) > MAX_BODY_BYTES:
+            raise self._error(url, "source_nonsense", f"sent more than {MAX_BODY_BYTES} bytes")
+        answered = _lower(answer.headers)
+        if answer.status != 200:
+            raise self._refused(url, answer.status, answered, data)
+        # google-auth needs a content type to decode by; not every metadata server sends one.
+        return _Response(200, {"content-type": "text/plain", **answered}, data)
+
+    def _answer(
+        self, url: str, method: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[HTTPResponse, bytes]:
         end = time.monotonic() + TOTAL_SECONDS
         try:
-            answer, data = _exchange(url, method, body, headers or {})
+            answer, data = _exchange(url, method, body, headers)
         except (OSError, HTTPException) as error:
             raise self._unreachable(url, error, timed_out=time.monotonic() >= end) from None
         except (ValueError, AttributeError):
@@ -94,13 +106,7 @@ class BoundedTransport(google.auth.transport.Request):
             raise self._unreachable(url, TimeoutError(), timed_out=True) from None
         if time.monotonic() >= end:  # cut off: what came may be only a part
             raise self._unreachable(url, TimeoutError(), timed_out=True)
-        if len(data) > MAX_BODY_BYTES:
-            raise self._error(url, "source_nonsense", f"sent more than {MAX_BODY_BYTES} bytes")
-        answered = _lower(answer.headers)
-        if answer.status != 200:
-            raise self._refused(url, answer.status, answered, data)
-        # google-auth needs a content type to decode by; not every metadata server sends one.
-        return _Response(200, {"content-type": "text/plain", **answered}, data)
+        return answer, data
 
     def _unreachable(self, url: str, error: Exception, *, timed_out: bool) -> SourceError:
         if timed_out or isinstance(error, TimeoutError):
@@ -158,17 +164,24 @@ def _exchange(
         if deadline.finished.is_set():
             raise TimeoutError
         connection.sock.settimeout(TOTAL_SECONDS)
-        parts = urlsplit(url)
-        target = f"{parts.path or '/'}{parts.query and '?' + parts.query}"
-        connection.request(method, target, body, dict(headers))
+        connection.request(method, _target(url), body, dict(headers))
         with connection.getresponse() as response:
-            data = response.read(MAX_BODY_BYTES + 1)
-            if response.length and len(data) <= MAX_BODY_BYTES:
-                raise IncompleteRead(b"")  # http.client says so only where all is read at once
-        return response, data
+            return response, _read(response)
     finally:
         deadline.cancel()
         connection.close()
+
+
+def _read(response: HTTPResponse) -> bytes:
+    data = response.read(MAX_BODY_BYTES + 1)
+    if response.length and len(data) <= MAX_BODY_BYTES:
+        raise IncompleteRead(b"")  # http.client says so only where all is read at once
+    return data
+
+
+def _target(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.path or '/'}{parts.query and '?' + parts.query}"
 
 
 def _connection(url: str) -> HTTPConnection:

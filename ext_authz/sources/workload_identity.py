@@ -91,16 +91,21 @@ def workload_source(
     file = read_federation(info, found, guard, allow_executables=allow_executables)
     account = email or file.email
     if not account:
-        raise SourceError(
-            f"{found}: federation alone gives no ID token: name the service account to act as "
-            "under impersonate, or in the file's service_account_impersonation_url",
-            code="no_service_account",
-            permanent=True,
-        )
+        raise _no_account(found)
     principal = FederatedPrincipal(file, found)
-    endpoint = iam_endpoint or file.iam_endpoint
     shown = f"{found} ({file.source}), acting as {account}"
-    return ImpersonationSource(principal, Target(account), endpoint, kind=KIND, found=shown)
+    return ImpersonationSource(
+        principal, Target(account), iam_endpoint or file.iam_endpoint, kind=KIND, found=shown
+    )
+
+
+def _no_account(found: str) -> SourceError:
+    return SourceError(
+        f"{found}: federation alone gives no ID token: name the service account to act as under "
+        "impersonate, or in the file's service_account_impersonation_url",
+        code="no_service_account",
+        permanent=True,
+    )
 
 
 def _google_credentials(file: FederationFile) -> Any:

@@ -12,10 +12,15 @@ T = TypeVar("T")
 def until(
     look: Callable[[], T], timeout_seconds: float, what: str, *, pause_seconds: float = 0.05
 ) -> T:
-    """Call `look` until it gives something true, and give that. Raises TimeoutError naming `what`."""
+    """Call `look` until what it gives is true, and give that. Raises TimeoutError."""
     end = time.monotonic() + timeout_seconds
     while not (found := look()):
         if time.monotonic() > end:
             raise TimeoutError(f"after {timeout_seconds:.0f} s it was not so that {what}")
         time.sleep(pause_seconds)
     return found
+
+
+def elapsed(started: float) -> float:
+    """Seconds since `started`, a value of time.monotonic()."""
+    return time.monotonic() - started

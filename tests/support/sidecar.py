@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.polling import until
+from tests.support.processes import children_of, program_of
 
 READY_SECONDS = 20.0
 STOP_SECONDS = 20.0
@@ -195,12 +195,11 @@ class Sidecar:
 
     def envoy_pid(self) -> int:
         """The process id of its Envoy."""
-        return next(pid for pid in self.children() if "envoy" in _command_of(pid))
+        return next(pid for pid in self.children() if "envoy" in program_of(pid))
 
     def children(self) -> list[int]:
         """The process ids of its children."""
-        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in listed.split()]
+        return children_of(self.process.pid)
 
     def _address(self, name: str) -> Address:
         host, _, port = str(self.addresses[name]).rpartition(":")
@@ -236,25 +235,3 @@ def get_text(url: str, timeout_seconds: float = 5.0) -> tuple[int, str]:
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def _command_of(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0].decode()
-
-
-def wait_gone(pid: int, timeout_seconds: float = 5.0) -> None:
-    """Wait until a process is gone. Raises TimeoutError."""
-    until(lambda: not is_running(pid), timeout_seconds, f"process {pid} is gone")
-
-
-def elapsed(started: float) -> float:
-    """Seconds since `started`, a value of time.monotonic()."""
-    return time.monotonic() - started

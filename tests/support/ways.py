@@ -19,7 +19,14 @@ LARGE_BYTES = 62_000
 # What belongs to one hop (RFC 9110, 7.6.1) and so differs between HTTP/1 and HTTP/2.
 HOP = {"connection", "keep-alive", "transfer-encoding", "proxy-connection", "te", "host", "upgrade"}
 
+# Listener, the client's protocol and, where it is not HTTP/2, the upstream's.
+WAYS = ("forward-h1", "forward-h2", "reverse-h1", "reverse-h2", "forward-h1-to-h1")
+
 Fields = dict[str, list[str]]
+
+
+class StreamResetError(Exception):
+    """Raised when an HTTP/2 stream was reset, with the error code."""
 
 
 class Seen(NamedTuple):
@@ -145,7 +152,10 @@ def seen(request: CapturedRequest) -> Seen:
     """A recorded request in the form that is compared."""
     assert request.complete, request.raw[:200]
     parts = (request.method, request.target, request.authority)
-    return Seen(*parts, fields(request.headers), request.body, fields(request.trailers))
+    headers = fields(request.headers)
+    if headers.get("content-length") == ["0"]:
+        del headers["content-length"]  # says the same as none does (RFC 9112, 6.3)
+    return Seen(*parts, headers, request.body, fields(request.trailers))
 
 
 def answered_h1(answer: RawResponse) -> Answered:
@@ -157,7 +167,8 @@ def answered_h1(answer: RawResponse) -> Answered:
 
 def answered_h2(answer: H2Response) -> Answered:
     """An HTTP/2 answer in the form that is compared."""
-    assert answer.reset is None, f"stream reset with {answer.reset}"
+    if answer.reset is not None:
+        raise StreamResetError(answer.reset)
     early = [(int(dict(one)[":status"]), fields(one)) for one in answer.informational]
     trailers = fields(answer.trailers)
     return Answered(answer.status, fields(answer.headers), answer.body, trailers, early)

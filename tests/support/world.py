@@ -120,7 +120,10 @@ class World:
         self, directory: Path, *flags: str, config: str | None = None, command: str = "run"
     ) -> Sidecar:
         """A sidecar that is not started yet, with this world's trust, DNS and Google."""
-        flags = (*(() if command == "serve" else (f"--dns-resolvers={self.dns.authority}",)), *flags)
+        flags = (
+            *(() if command == "serve" else (f"--dns-resolvers={self.dns.authority}",)),
+            *flags,
+        )
         text = self.config() if config is None else config
         environ = self.google.environment()
         return Sidecar(directory, text, *flags, environ=environ, command=command)

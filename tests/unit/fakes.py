@@ -19,7 +19,7 @@ SENTINEL = "sentinel-Sm9obi1Eb2U-do-not-show"
 
 
 class FakeClock:
-    """Two clocks: `advance` moves both, `jump` only the wall, `suspend` only what boot time sees."""
+    """Two clocks: `advance` moves both, `jump` only the wall."""
 
     def __init__(self, wall: float = START, elapsed: float = 5_000.0) -> None:
         self.wall = wall

@@ -95,7 +95,7 @@ def test_a_pass_sets_only_the_authority_and_goes_in_clear() -> None:
 
 @pytest.mark.parametrize("via", [Via.TUNNEL, Via.INSPECT, Via.INTERCEPT])
 def test_a_tunnel_says_where_its_bytes_go(via: Via) -> None:
-    decision = Tunnel(Destination("2001:db8::1", 443, True), via, "[2001:db8::1]:443")
+    decision = Tunnel(Destination("2001:db8::1", 443, is_address=True), via, "[2001:db8::1]:443")
     response = read(answers.tunnel(decision))
     assert is_ok(response)
     assert metadata_of(response) == {
@@ -137,7 +137,9 @@ def test_a_refusal_of_grpc_is_one_plain_sentence() -> None:
 
 
 texts = st.text(alphabet="aZ0.:-/é\n\"'{}", min_size=1, max_size=20)
-hosts = st.sampled_from([Destination("a.b", 443), Destination("::1", 80, True), DESTINATION])
+hosts = st.sampled_from(
+    [Destination("a.b", 443), Destination("::1", 80, is_address=True), DESTINATION]
+)
 injects = st.builds(
     Inject,
     st.just(INJECT.rule),

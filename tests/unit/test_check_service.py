@@ -4,86 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
 
 import pytest
 
-from ext_authz.check_service import MAX_CACHE_SECONDS, MAX_REMEMBERED, CheckService
-from ext_authz.destination import MAX_AUTHORITY_LENGTH, Destination
+from ext_authz.destination import Destination
 from ext_authz.errors import SourceError
 from ext_authz.policy import Policy
-from ext_authz.proto import external_auth_pb2 as pb
-from ext_authz.rules import Rule
-from ext_authz.tokens import SAFETY_MARGIN_SECONDS, Fetched, TokenKey
-from tests.unit.fakes import World, settle
-
-RULES = (Rule("*.run.app", "default"), Rule("athens.example.com", "athens", audience=None))
-
-
-class Stage:
-    """A service over a real cache with a fake source; `heard` is what on_check was told."""
-
-    def __init__(self, policy: Policy | None = None, *, worker_cache: bool = False) -> None:
-        self.world = World(self._mint)
-        self.error: Exception | None = None
-        self.heard: list[tuple[str, str]] = []
-        self.service = CheckService(
-            policy or Policy(RULES),
-            self.world.cache,
-            lambda outcome, rule: self.heard.append((outcome, rule)),
-            worker_cache=worker_cache,
-            clock=self.world.clock,
-        )
-
-    def _mint(self, key: TokenKey) -> Fetched:
-        if self.error is not None:
-            raise self.error
-        if not key.audience:
-            return Fetched("static-token", recheck_seconds=60)
-        return Fetched(self.world.token(3600, key.audience))
-
-    async def raw(self, host: str, **more: Any) -> bytes:
-        return await self.service.check(request(host, **more))
-
-    async def check(self, host: str, **more: Any) -> pb.CheckResponse:
-        return pb.CheckResponse.FromString(await self.raw(host, **more))
-
-
-def request(
-    host: str,
-    *,
-    listener: str | None = "forward",
-    method: str = "GET",
-    headers: dict[str, str] | None = None,
-    extensions: dict[str, str] | None = None,
-) -> pb.CheckRequest:
-    message = pb.CheckRequest()
-    http = message.attributes.request.http
-    http.host, http.method = host, method
-    http.headers.update(headers or {})
-    if listener is not None:
-        message.attributes.context_extensions["listener"] = listener
-    message.attributes.context_extensions.update(extensions or {})
-    return message
-
-
-def cache_seconds(response: pb.CheckResponse) -> float:
-    fields = dict(response.dynamic_metadata)
-    assert ("value" in fields) == ("cache_seconds" in fields)
-    return float(fields.get("cache_seconds", 0))
-
-
-def headers_of(response: pb.CheckResponse) -> dict[str, str]:
-    return {option.header.key: option.header.value for option in response.ok_response.headers}
-
-
-def route_of(response: pb.CheckResponse) -> str:
-    return str(response.dynamic_metadata["route"])
-
-
-def error_of(response: pb.CheckResponse) -> str:
-    assert response.status.code != 0
-    return str(json.loads(response.denied_response.body)["error"])
+from ext_authz.tokens import TokenKey
+from tests.unit.fakes import settle
+from tests.unit.stage import RULES, Stage, error_of, headers_of, route_of
 
 
 async def test_a_request_to_a_rules_host_gets_its_token() -> None:
@@ -194,49 +123,6 @@ async def test_another_policy_takes_effect_at_once() -> None:
     assert route_of(await stage.check("svc.run.app")) == "tls"
     stage.service.use(Policy((), pass_others=False), worker_cache=False)
     assert error_of(await stage.check("svc.run.app")) == "destination_denied"
-
-
-async def test_only_our_own_envoy_may_repeat_an_answer_and_only_where_it_is_switched_on() -> None:
-    asks = {"credential_cache": "1"}
-    on = Stage(worker_cache=True)
-    assert 0 < cache_seconds(await on.check("svc.run.app", extensions=asks)) <= MAX_CACHE_SECONDS
-    assert cache_seconds(await on.check("svc.run.app")) == 0
-    assert cache_seconds(await Stage().check("svc.run.app", extensions=asks)) == 0
-    on.service.use(Policy(RULES), worker_cache=False)
-    assert cache_seconds(await on.check("svc.run.app", extensions=asks)) == 0
-
-
-async def test_no_answer_is_repeated_into_the_margin_of_its_token() -> None:
-    stage = Stage(worker_cache=True)
-    await stage.check("svc.run.app")
-    stage.error = SourceError("down", code="source_unreachable")
-    stage.world.clock.advance(3600 - SAFETY_MARGIN_SECONDS - 12)
-    for left in range(12, 0, -1):
-        response = await stage.check("svc.run.app", extensions={"credential_cache": "1"})
-        assert cache_seconds(response) <= min(left, MAX_CACHE_SECONDS)
-        stage.world.clock.advance(1)
-    assert error_of(await stage.check("svc.run.app")) == "token_unavailable"
-
-
-async def test_more_destinations_than_are_remembered_are_all_answered() -> None:
-    stage = Stage()
-    for number in range(MAX_REMEMBERED + 10):
-        assert await stage.raw(f"h{number}.example.com")
-    assert route_of(await stage.check("h0.example.com")) == "plain"
-
-
-async def test_authorities_too_long_to_be_good_are_not_kept_in_memory() -> None:
-    import gc
-
-    stage = Stage()
-    host = "x" * (MAX_AUTHORITY_LENGTH + 1)
-    await stage.raw(host)
-    kept = [
-        one
-        for one in gc.get_objects()
-        if isinstance(one, dict) and any(getattr(key, "authority", "") == host for key in one)
-    ]
-    assert kept == []
 
 
 @pytest.mark.parametrize("error", [RuntimeError("secret"), KeyError("x"), OverflowError()])

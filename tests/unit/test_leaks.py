@@ -18,8 +18,8 @@ from ext_authz.config import Overrides, read_settings
 from ext_authz.errors import SidecarError, TokenUnavailableError
 from ext_authz.metrics import Metrics
 from ext_authz.policy import Policy
-from ext_authz.rules import Rule
 from ext_authz.proto import external_auth_pb2 as pb
+from ext_authz.rules import Rule
 from ext_authz.settings import EnvSecret, FileSecret
 from ext_authz.sources.build import load_all
 from ext_authz.sources.credential_files import CredentialFiles

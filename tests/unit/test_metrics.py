@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -23,12 +21,12 @@ def samples(metrics: Metrics) -> dict[str, float]:
 
 
 @pytest.fixture
-def watched() -> Iterator[tuple[Metrics, World]]:
+def watched() -> tuple[Metrics, World]:
     """Return metrics that show a cache whose source mints at once."""
     world = World(lambda key: Fetched(world.token(3600, key.audience, jti=SENTINEL)))
     metrics = Metrics()
     metrics.watch(world.cache, world.clock)
-    yield metrics, world
+    return metrics, world
 
 
 def test_checks_fetches_and_reloads_are_counted() -> None:

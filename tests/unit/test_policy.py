@@ -231,3 +231,19 @@ def test_a_destination_that_cannot_be_read_is_quoted_only_in_part() -> None:
     assert decision.code is DenyCode.BAD_DESTINATION
     assert len(decision.destination) <= 80
     assert len(decision.message) < 500
+
+
+def test_an_envoy_that_is_not_ours_keeps_the_authority_that_its_own_routes_go_by() -> None:
+    passed = decide(Request(Listener.BARE, "example.com"), POLICY)
+    assert isinstance(passed, Pass)
+    injection = decide(Request(Listener.BARE, "Svc.Run.App"), POLICY)
+    assert isinstance(injection, Inject)
+    assert injection.audience == "https://svc.run.app"
+    assert (passed.authority, injection.authority) == ("", "")
+
+
+@pytest.mark.parametrize("authority", ["svc.run.app", "example.com", "127.0.0.1"])
+def test_a_listener_that_this_version_does_not_know_gets_nothing(authority: str) -> None:
+    for is_connect in (False, True):
+        decision = denied(Request(Listener.UNKNOWN, authority, is_connect=is_connect))
+        assert decision.code.http_status >= 500

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -143,7 +144,7 @@ async def test_a_token_handed_back_unchanged_is_kept_and_asked_about_once_per_ba
         if world.fetches > last:
             waits.append(world.clock.elapsed)
             last = world.fetches
-    gaps = [later - sooner for sooner, later in zip(waits, waits[1:], strict=False)]
+    gaps = [later - sooner for sooner, later in itertools.pairwise(waits)]
     assert gaps[:5] == pytest.approx([1, 2, 4, 8, 16], abs=0.21)
     assert set(world.outcomes) == {"ok", "token_not_newer"}
 

@@ -147,10 +147,9 @@ json_values = st.recursive(
 def test_no_claims_at_all_raise_anything_but_source_error(claims: dict[str, object]) -> None:
     try:
         token = accepted(claims)
-    except SourceError as error:
-        assert error.message.encode()  # it can be put into any answer
-    else:
-        assert token.expires_at > START + SAFETY_MARGIN_SECONDS
+    except SourceError:
+        return
+    assert token.expires_at > START + SAFETY_MARGIN_SECONDS
 
 
 def test_a_static_token_has_no_expiry_and_is_rechecked() -> None:

@@ -16,6 +16,7 @@ from ext_authz.sources.build import load_all
 from ext_authz.sources.default import default_source
 from ext_authz.sources.endpoints import EndpointGuard
 from ext_authz.sources.worker import SourceRunner
+from ext_authz.standins.google import GoogleStandIn
 from ext_authz.standins.issuer import SigningKey
 from ext_authz.tokens import Fetched, TokenKey
 from tests.unit.fakes import KEY, SENTINEL
@@ -74,6 +75,72 @@ def test_a_named_file_that_cannot_be_used_is_an_error_and_no_reason_to_ask_elsew
     assert str(path) in caught.value.message
 
 
+@pytest.mark.parametrize("kind", ["authorized_user", "external_account", "impersonated"])
+def test_every_type_of_file_is_recognised_by_either_name(
+    google: GoogleStandIn, tmp_path: Path, kind: str
+) -> None:
+    user = google.authorized_user_file()
+    contents: dict[str, tuple[dict[str, Any], str]] = {
+        "authorized_user": (user, "user login"),
+        "external_account": (
+            google.external_account_file(impersonate="robot@p.iam.gserviceaccount.com"),
+            "workload identity federation",
+        ),
+        "impersonated": (google.impersonated_file("robot@p.x", user), "impersonation"),
+    }
+    content, expected = contents[kind]
+    path = tmp_path / "adc.json"
+    path.write_text(json.dumps(content))
+    for source in (chosen(path, None), chosen(None, path)):
+        assert source.kind == expected
+        assert str(path) in source.found
+
+
+def test_the_gcloud_command_comes_only_where_no_file_is(key_file: Path, tmp_path: Path) -> None:
+    gcloud = tmp_path / "gcloud"
+    auto = AutoCredential(None, tmp_path / "absent", gcloud)
+    assert default_source(auto, "", EndpointGuard()).kind == "gcloud login"
+    auto = AutoCredential(None, key_file, gcloud)
+    assert default_source(auto, "", EndpointGuard()).kind == "service account key"
+    broken = tmp_path / "broken"
+    broken.write_text("{}")
+    with pytest.raises(SourceError):
+        default_source(AutoCredential(broken, key_file, gcloud), "", EndpointGuard())
+
+
+def test_each_kind_of_the_configuration_is_built(
+    google: GoogleStandIn, tmp_path: Path, key_file: Path
+) -> None:
+    federation = tmp_path / "wif.json"
+    federation.write_text(json.dumps(google.external_account_file()))
+    text = f"""\
+credentials:
+  default: {{impersonate: a@p.x, source: key, iam_endpoint: {google.public_url}}}
+  key: {{service_account_key: {key_file}}}
+  wif: {{workload_identity: {federation}, impersonate: robot@p.x}}
+  chain: {{impersonate: b@p.x, source: wif}}
+"""
+    _, sources = loaded(tmp_path, text)
+    assert {name: source.kind for name, source in sources.items()} == {
+        "default": "impersonation",
+        "key": "service account key",
+        "wif": "workload identity federation",
+        "chain": "impersonation",
+    }
+    assert "credential 'key': service account key" in sources["default"].found
+
+
+def test_a_federation_without_an_account_is_a_problem_of_its_line(
+    google: GoogleStandIn, tmp_path: Path
+) -> None:
+    federation = tmp_path / "wif.json"
+    federation.write_text(json.dumps(google.external_account_file()))
+    with pytest.raises(ConfigError, match=r"c.yaml:2: credentials.wif: .*federation alone"):
+        loaded(tmp_path, f"credentials:\n  wif: {{workload_identity: {federation}}}\n")
+    with pytest.raises(ConfigError, match=r"c.yaml:2: credentials.g: no gcloud on PATH"):
+        loaded(tmp_path, "credentials:\n  g: gcloud\n", PATH="/nowhere")
+
+
 def test_gclouds_file_that_cannot_be_used_is_an_error_too(tmp_path: Path) -> None:
     path = tmp_path / "adc.json"
     path.write_text("{}")
@@ -113,7 +180,10 @@ def test_a_default_that_no_rule_uses_is_not_built(tmp_path: Path) -> None:
 
 
 def test_problems_of_the_file_and_of_its_credentials_are_told_together(tmp_path: Path) -> None:
-    text = "credentials:\n  a: {service_account_key: /nowhere/a}\n  b: {static_token: {file: /nowhere/b}}\ntokenz: 1\n"
+    text = (
+        "credentials:\n  a: {service_account_key: /nowhere/a}\n"
+        "  b: {static_token: {file: /nowhere/b}}\ntokenz: 1\n"
+    )
     with pytest.raises(ConfigError) as caught:
         loaded(tmp_path, text)
     lines = str(caught.value).replace(str(tmp_path), "").splitlines()
@@ -144,7 +214,7 @@ def test_no_problem_of_a_credential_quotes_it(
 class Canned:
     """A source that does one thing."""
 
-    kind, found = "canned", "nowhere"
+    kind, found, note = "canned", "nowhere", ""
 
     def __init__(self, outcome: Fetched | BaseException) -> None:
         self.outcome = outcome

@@ -99,7 +99,7 @@ def test_a_missing_grant_names_permission_and_command(
 def test_a_missing_link_of_a_chain_names_the_token_creator(grants: GoogleStandIn) -> None:
     grants.directory.revoke_token_creator(MIDDLE, EMAIL)
     error = refused(by_metadata(grants, MIDDLE))
-    assert f"{MIDDLE} → {ROBOT}" in error.message
+    assert f"{MIDDLE} -> {ROBOT}" in error.message
     assert "roles/iam.serviceAccountTokenCreator" in error.message
 
 

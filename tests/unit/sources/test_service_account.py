@@ -23,9 +23,20 @@ from tests.unit.fakes import AUDIENCE, SENTINEL
 ROBOT = "robot@local-project.iam.gserviceaccount.com"
 
 
+@pytest.fixture(scope="module")
+def issued(serving: GoogleStandIn, key: SigningKey) -> dict[str, Any]:
+    return dict(serving.service_account_key(ROBOT, key))
+
+
+@pytest.fixture(scope="module")
+def robot(issued: dict[str, Any]) -> ServiceAccountSource:
+    """Return one source for all tests: reading its key is the slow part."""
+    return source(issued)
+
+
 @pytest.fixture
-def info(google: GoogleStandIn, key: SigningKey) -> dict[str, Any]:
-    return dict(google.service_account_key(ROBOT, key))
+def info(issued: dict[str, Any]) -> dict[str, Any]:
+    return dict(issued)
 
 
 def source(info: dict[str, Any]) -> ServiceAccountSource:
@@ -45,9 +56,8 @@ def bad(info: dict[str, Any]) -> SourceError:
 
 
 def test_it_exchanges_a_signed_assertion_for_a_token_of_the_audience(
-    google: GoogleStandIn, info: dict[str, Any]
+    google: GoogleStandIn, robot: ServiceAccountSource
 ) -> None:
-    robot = source(info)
     fetched = robot.fetch(AUDIENCE)
     certificates = google.issuer.certificates()
     claims = google_jwt.decode(fetched.text, certs=certificates, audience=AUDIENCE)
@@ -59,9 +69,8 @@ def test_it_exchanges_a_signed_assertion_for_a_token_of_the_audience(
 
 
 def test_each_fetch_is_a_call_of_its_own_and_audiences_do_not_mix(
-    google: GoogleStandIn, info: dict[str, Any]
+    google: GoogleStandIn, robot: ServiceAccountSource
 ) -> None:
-    robot = source(info)
     for audience in (AUDIENCE, "https://other.run.app", AUDIENCE):
         assert accept(robot.fetch(audience), audience, system_clock(), 0.5)
     assert google.count("token") == 3
@@ -147,11 +156,11 @@ def test_a_listed_endpoint_is_used(info: dict[str, Any]) -> None:
     ],
 )
 def test_every_failure_of_the_endpoint_is_a_source_error(
-    google: GoogleStandIn, info: dict[str, Any], fault: Fault, code: str, permanent: bool
+    google: GoogleStandIn, robot: ServiceAccountSource, fault: Fault, code: str, permanent: bool
 ) -> None:
     google.fail("token", fault)
     with pytest.raises(SourceError) as caught:
-        source(info).fetch(AUDIENCE)
+        robot.fetch(AUDIENCE)
     error = caught.value
     assert (error.code, error.permanent) == (code, permanent)
     assert SENTINEL not in f"{error} {error.__cause__!r}"
@@ -167,6 +176,5 @@ def test_a_key_that_was_revoked_says_invalid_grant(
     assert caught.value.permanent
 
 
-def test_no_representation_shows_the_key(info: dict[str, Any]) -> None:
-    robot = source(info)
+def test_no_representation_shows_the_key(robot: ServiceAccountSource) -> None:
     assert "PRIVATE" not in f"{robot!r} {robot!s}"

@@ -158,10 +158,10 @@ def test_everything_together_takes_no_longer_than_the_limit(
 ) -> None:
     monkeypatch.setattr(transport, "TOTAL_SECONDS", 0.06)
     parts = SLOW[kind]
-    server.answers(*parts, pause=0.02 if len(parts) > 2 else 0.4)
+    server.answers(*parts, pause=0.05 if len(parts) > 2 else 5)
     began = time.monotonic()
     error = failure(server.url)
-    assert time.monotonic() - began < 0.2
+    assert time.monotonic() - began < 0.6
     assert error.code == "source_slow"
 
 
@@ -179,7 +179,7 @@ def test_a_refusal_by_a_server_of_another_time_names_the_clock(server: RawServer
     server.says(
         "400 Bad Request", b'{"error": "invalid_grant"}', "Date: Sun, 15 Jun 2025 17:06:40 GMT"
     )
-    with pytest.raises(SourceError, match="invalid_grant.*clock is 7200 s behind theirs"):
+    with pytest.raises(SourceError, match=r"invalid_grant.*clock is 7200 s behind theirs"):
         BoundedTransport("the server", clock=clock)(server.url)
 
 

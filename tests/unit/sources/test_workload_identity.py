@@ -16,8 +16,8 @@ from ext_authz.sources.workload_identity import workload_source
 from ext_authz.standins import google as kinds
 from ext_authz.standins.faults import Fault
 from ext_authz.standins.google import GoogleStandIn
-from tests.support.aws import AwsMetadata, is_signed
 from tests.unit.fakes import SENTINEL
+from tests.unit.sources.fake_aws import AwsMetadata, is_signed
 from tests.unit.sources.helpers import ROBOT, bad_file, of_file, refused, verified
 
 PRINCIPAL = (
@@ -256,6 +256,17 @@ AWS = {"environment_id": "aws1", "regional_cred_verification_url": STS}
             "untrusted_endpoint",
         ),
         ({"credential_source": AWS | {"region_url": 5}}, "untrusted_endpoint"),
+        (
+            {"credential_source": AWS | {"region_url": "https://169.254.169.254\\\\.evil/"}},
+            "untrusted_endpoint",
+        ),
+        (
+            {
+                "credential_source": AWS
+                | {"regional_cred_verification_url": "https://sts.evilamazonaws.com?x"}
+            },
+            "bad_federation_file",
+        ),
         (
             {"credential_source": AWS | {"regional_cred_verification_url": EVIL}},
             "bad_federation_file",

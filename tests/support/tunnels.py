@@ -1,0 +1,56 @@
+"""CONNECT as raw clients make it, and what may be done inside."""
+
+from __future__ import annotations
+
+from ext_authz.standins.issuer import Claims
+from ext_authz.standins.verifier import TokenVerifier
+from tests.support.messages import RequestHead
+from tests.support.raw import RawConnection, RawResponse
+from tests.support.sidecar import Address
+from tests.support.world import World
+
+TIMEOUT_SECONDS = 20.0
+
+
+class TunnelRefused(Exception):
+    """Raised when a CONNECT was not answered with 200; `answer` is what came."""
+
+    def __init__(self, answer: RawResponse) -> None:
+        super().__init__(f"{answer.status}: {answer.body!r}")
+        self.answer = answer
+
+
+def connect_bytes(authority: str, version: str = "HTTP/1.1") -> bytes:
+    """A CONNECT request as clients send it."""
+    return f"CONNECT {authority} {version}\r\nHost: {authority}\r\n\r\n".encode()
+
+
+def ask_connect(
+    proxy: Address, authority: str, version: str = "HTTP/1.1", timeout: float = TIMEOUT_SECONDS
+) -> RawResponse:
+    """Send a CONNECT and give its answer, whatever it is."""
+    with RawConnection(proxy, timeout_seconds=timeout) as connection:
+        return connection.send(connect_bytes(authority, version)).read_response("CONNECT")
+
+
+def open_tunnel(
+    proxy: Address, authority: str, version: str = "HTTP/1.1", timeout: float = TIMEOUT_SECONDS
+) -> RawConnection:
+    """A connection on which the CONNECT has been answered with 200. Raises TunnelRefused."""
+    connection = RawConnection(proxy, timeout_seconds=timeout)
+    try:
+        answer = connection.send(connect_bytes(authority, version)).read_response("CONNECT")
+        if answer.status != 200:
+            raise TunnelRefused(answer)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def claims_of(world: World, request: RequestHead) -> Claims:
+    """The claims of the one token that a recorded request carries; asserts its signature."""
+    (credential,) = request.values("authorization")
+    scheme, _, token = credential.partition(" ")
+    assert scheme == "Bearer"
+    return TokenVerifier(world.google.issuer).verify_signature(token)
