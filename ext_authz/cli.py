@@ -123,6 +123,7 @@ def _sidecar(options: argparse.Namespace):  # type: ignore[no-untyped-def]
             admin_port=options.admin_port,
             envoy=options.envoy,
             concurrency=options.concurrency,
+            stop_delay=options.stop_delay,
             drain_seconds=options.drain_seconds,
             access_log=options.access_log,
             ready_file=Path(options.ready_file) if options.ready_file else None,
@@ -175,7 +176,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     async def start() -> int:
         service = Service(_service_options(options), _reader(options), _watched(options))
-        return await serve(service, options.drain_seconds, ready_file)
+        return await serve(service, options.stop_delay, options.drain_seconds, ready_file)
 
     return asyncio.run(start())
 

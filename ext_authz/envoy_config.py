@@ -160,6 +160,8 @@ def _add_interception(config: _Node, addition: _Node) -> None:
     filters = copy.deepcopy(_at(_named(chains, "http", "filter chain"), "filters"))
     for extensions in _holders(filters, "context_extensions"):
         _replace(extensions["context_extensions"], "listener", "intercepted")
+    for metadata in _holders(filters, "filter_metadata"):
+        _replace(_at(metadata, "filter_metadata", "credential_cache"), "listener", "intercepted")
     for manager in _holders(filters, "stat_prefix"):
         manager["stat_prefix"] = "intercepted"
     chains.append({**_at(addition, "filter_chain"), "filters": filters})

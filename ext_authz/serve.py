@@ -10,7 +10,9 @@ from ext_authz.lifecycle import stop_event, write_ready_file
 from ext_authz.server import Service
 
 
-async def serve(service: Service, drain_seconds: float, ready_file: Path | None) -> int:
+async def serve(
+    service: Service, stop_delay: float, drain_seconds: float, ready_file: Path | None
+) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status. Raises StartError if a part dies."""
     stop = stop_event(service.reload)
     await service.start()
@@ -26,6 +28,7 @@ async def serve(service: Service, drain_seconds: float, ready_file: Path | None)
         await asyncio.wait({failed, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if failed.done() and not stopped.done():
             raise StartError(f"the ext_authz service died: its task {failed.result()} ended")
+        await service.drain(stop_delay)
     finally:
         failed.cancel()
         stopped.cancel()

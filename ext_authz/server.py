@@ -224,9 +224,13 @@ class Service:
         self._sources.close()
         self._status_server.stop()
 
-    async def drain(self) -> None:
-        """Flip health and readiness, while Checks are still answered."""
+    async def drain(self, delay_seconds: float = 0.0) -> None:
+        """Flip health and readiness, and go on answering for `delay_seconds`.
+
+        Where everything gets SIGTERM at once (Cloud Run, a pod), the app still has requests to end.
+        """
         await self._tell(can_decide=False)
+        await asyncio.sleep(delay_seconds)
 
     async def failed(self) -> str:
         """Wait until a task dies that should live for ever, and name it."""

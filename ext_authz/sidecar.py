@@ -41,6 +41,7 @@ class SidecarOptions:
     admin_port: int
     envoy: str | None
     concurrency: int
+    stop_delay: int
     drain_seconds: int
     access_log: bool
     ready_file: Path | None
@@ -104,6 +105,10 @@ class Sidecar:
         finally:
             envoy.cancel()
             service.cancel()
+
+    async def drain(self) -> None:
+        """Flip health and serve on for the time that `--stop-delay` gives the app."""
+        await self.service.drain(self._options.stop_delay)
 
     async def stop(self) -> None:
         """Let running requests end, then stop Envoy and after it the service."""
@@ -170,6 +175,7 @@ async def run(sidecar: Sidecar) -> int:
         await asyncio.wait({failed, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if failed.done() and not stopped.done():
             raise failed.result()
+        await sidecar.drain()
     finally:
         failed.cancel()
         stopped.cancel()

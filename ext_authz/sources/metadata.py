@@ -24,10 +24,14 @@ _REGION = re.compile(r"projects/[0-9]{1,20}/regions/([a-z][a-z0-9-]{1,40})", re.
 
 
 class MetadataTransport(BoundedTransport):
-    """Takes an answer only if it says that it is a metadata server's."""
+    """Takes an answer of Google's own address only if it says that it is a metadata server's.
 
-    def __init__(self) -> None:
+    A stand-in that somebody named (GCE_METADATA_HOST) was chosen, and need not say so.
+    """
+
+    def __init__(self, host: str = "") -> None:
         super().__init__("the metadata server")
+        self._must_say = host in ("", DEFAULT_HOST)
 
     def __call__(
         self,
@@ -40,7 +44,7 @@ class MetadataTransport(BoundedTransport):
     ) -> google.auth.transport.Response:
         """Request `url`. Raises SourceError."""
         answer = super().__call__(url, method, body, headers, timeout, **kwargs)
-        if answer.headers.get("metadata-flavor", "").lower() != "google":
+        if self._must_say and answer.headers.get("metadata-flavor", "").lower() != "google":
             what = "answered without Metadata-Flavor: Google, so it is something else"
             raise self._error(url, "source_nonsense", what)
         return answer
@@ -60,7 +64,7 @@ class MetadataSource:
         self.found = host or DEFAULT_HOST
         self.access = AccessTokens(self._mint)
         self._hint = hint
-        self._transport = MetadataTransport()
+        self._transport = MetadataTransport(host)
 
     def fetch(self, audience: str) -> Fetched:
         """Return a token, perhaps one already partly used. Raises SourceError."""
@@ -106,7 +110,7 @@ def project_number_and_region(host: str = "") -> tuple[str, str]:
     Two requests, each within the transport's bound; blocks. Raises SourceError.
     """
     host = host or DEFAULT_HOST
-    transport = MetadataTransport()
+    transport = MetadataTransport(host)
     number = _get(transport, host, "project/numeric-project-id").strip()
     region = _REGION.fullmatch(_get(transport, host, "instance/region").strip())
     if not _NUMBER.fullmatch(number) or region is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ext_authz.errors import SourceError
-from ext_authz.sources.metadata import MetadataSource, project_number_and_region
+from ext_authz.sources.metadata import MetadataSource, MetadataTransport, project_number_and_region
 from ext_authz.standins.faults import Fault
 from ext_authz.standins.google import GoogleStandIn
 from tests.unit.fakes import SENTINEL
@@ -57,4 +57,4 @@ def test_what_does_not_say_that_it_is_a_metadata_server_is_not_believed(server: 
     """A captive portal, say, that answers everything."""
     server.says("200 OK", b"123456789012", "Server: portal")
     with pytest.raises(SourceError, match="without Metadata-Flavor: Google"):
-        project_number_and_region(f"127.0.0.1:{server.port}")
+        MetadataTransport()(server.url)
