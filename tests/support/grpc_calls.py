@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
@@ -75,7 +74,7 @@ def way_in(name: str, sidecar: Sidecar, authority: str) -> Way:
     return Way(authority, proxy=sidecar.proxy_url)
 
 
-@contextmanager
+@contextlib.contextmanager
 def go_contact(world: World, **more: Any) -> Iterator[GrpcService]:
     """Serve the private gRPC service behind TLS, with `test.Clock` beside its echo."""
     leaf = world.authority.issue(CONTACT, "*.localhost", file_name="go-contact")
@@ -140,10 +139,8 @@ def call_on(channel: grpc.Channel, call: GrpcCall) -> GrpcAnswer:
     streams = call.kind in ("server", "bidi")
     running = stub(request, **known) if streams else stub.future(request, **known)
     messages: list[bytes] = []
-    try:
+    with contextlib.suppress(grpc.RpcError):  # the code tells it
         messages += list(running) if streams else [running.result()]
-    except grpc.RpcError:
-        pass  # the code tells it
     return GrpcAnswer(
         running.code().value[0],
         running.details() or "",
@@ -180,8 +177,6 @@ def call_program(
         _flat(found["headers"]),
         _flat(found["trailers"]),
     )
-
-
 
 
 def _first(metadata: Any) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 from ext_authz.standins.issuer import Claims
 from ext_authz.standins.verifier import TokenVerifier
 from tests.support.messages import RequestHead
@@ -12,12 +14,28 @@ from tests.support.world import World
 TIMEOUT_SECONDS = 20.0
 
 
-class TunnelRefused(Exception):
+class TunnelRefusedError(Exception):
     """Raised when a CONNECT was not answered with 200; `answer` is what came."""
 
     def __init__(self, answer: RawResponse) -> None:
         super().__init__(f"{answer.status}: {answer.body!r}")
         self.answer = answer
+
+
+class Tunnel(RawConnection):
+    """A connection through a CONNECT."""
+
+    def start_tls_to(self, context: ssl.SSLContext, server_name: str | None) -> None:
+        """Begin TLS inside, without SNI if there is no name."""
+        if server_name is not None:
+            self.start_tls(context, server_name)
+        else:
+            self._socket = context.wrap_socket(self._socket)
+
+    def peer_certificate(self) -> bytes:
+        """The certificate (DER) that the other end of the TLS inside showed."""
+        assert isinstance(self._socket, ssl.SSLSocket)
+        return self._socket.getpeercert(binary_form=True) or b""
 
 
 def connect_bytes(authority: str, version: str = "HTTP/1.1") -> bytes:
@@ -35,13 +53,13 @@ def ask_connect(
 
 def open_tunnel(
     proxy: Address, authority: str, version: str = "HTTP/1.1", timeout: float = TIMEOUT_SECONDS
-) -> RawConnection:
-    """A connection on which the CONNECT has been answered with 200. Raises TunnelRefused."""
-    connection = RawConnection(proxy, timeout_seconds=timeout)
+) -> Tunnel:
+    """A connection on which the CONNECT has been answered with 200. Raises TunnelRefusedError."""
+    connection = Tunnel(proxy, timeout_seconds=timeout)
     try:
         answer = connection.send(connect_bytes(authority, version)).read_response("CONNECT")
         if answer.status != 200:
-            raise TunnelRefused(answer)
+            raise TunnelRefusedError(answer)
     except BaseException:
         connection.close()
         raise
