@@ -193,7 +193,7 @@ def _facts(message: pb.CheckRequest, *, with_path: bool) -> Request:
         is_connect=http.method == "CONNECT",
         has_authorization="authorization" in http.headers,
         has_proxy_authorization="proxy-authorization" in http.headers,
-        path=http.path if with_path else "",
+        path=http.path if with_path or "{path}" in extensions.get("audience", "") else "",
         override=_override(extensions),
     )
 

@@ -75,9 +75,10 @@ def read_settings(
     """
     problems = Problems(str(path) if path else "")
     document = read(_content(path, problems), problems) if path else None
-    settings = _Loader(problems, environ).settings(document)
-    settings = _override(settings, overrides, problems)
-    return _with_own_rules(settings), problems.found
+    loader = _Loader(problems, environ)
+    settings = loader.settings(document)
+    settings = _with_own_rules(_override(settings, overrides, problems))
+    return loader.with_prewarm(settings), problems.found
 
 
 def _content(path: Path, problems: Problems) -> str:
@@ -103,6 +104,7 @@ class _Loader:
     def __init__(self, problems: Problems, environ: Mapping[str, str]) -> None:
         self._problems = problems
         self._environ = environ
+        self._prewarm: Value | None = None
 
     def settings(self, document: Value | None) -> Settings:
         top = document.fields(*_TOP_KEYS) if document and not document.is_null else {}
@@ -184,24 +186,27 @@ class _Loader:
 
     def _tokens(self, settings: Settings, section: Value) -> Settings:
         fields = section.fields("refresh", "credential_cache", "prewarm")
+        self._prewarm = fields.get("prewarm")
         word = fields["refresh"].choice("ahead", "lazy") if "refresh" in fields else "ahead"
         cache = fields["credential_cache"].boolean() if "credential_cache" in fields else True
         return replace(
             settings,
             refresh_ahead=word != "lazy",
             worker_cache=cache is not False,
-            prewarm=self._prewarm(fields.get("prewarm"), settings),
         )
 
-    def _prewarm(self, value: Value | None, settings: Settings) -> tuple[str, ...]:
-        """Return the matches of the rules to prewarm: those of exact hosts, or those listed."""
-        exact = tuple(rule.match for rule in settings.rules if not rule.is_suffix)
+    def with_prewarm(self, settings: Settings) -> Settings:
+        """Choose the rules to prewarm, once all are there: those of one host, or those listed."""
+        value = self._prewarm
+        possible = tuple(
+            rule.match for rule in settings.rules if not rule.is_suffix and not rule.depends_on_path
+        )
         if value is None or not value.is_list:
-            return exact if value and value.boolean() else ()
+            return replace(settings, prewarm=possible if value and value.boolean() else ())
         for item in value.items():
-            if (text := item.text()) is not None and text not in exact:
+            if (text := item.text()) is not None and text not in possible:
                 item.problem(f"expected the match of a rule for one host, got {text!r}")
-        return value.texts()
+        return replace(settings, prewarm=value.texts())
 
     def _upstream(self, settings: Settings, section: Value) -> Settings:
         fields = section.fields("ca_file", "allow_loopback", "dns_resolvers")

@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from ext_authz import probe
 from ext_authz.clock import Now
-from ext_authz.decisions import Deny, Inject, Listener, Request
+from ext_authz.decisions import Deny, Discover, Inject, Listener, Request
 from ext_authz.destination import Destination, parse_authority
 from ext_authz.errors import SidecarError
 from ext_authz.explain import authority_of
@@ -55,7 +56,7 @@ class Doctor:
 
     def targets(self, urls: Iterable[str]) -> list[str]:
         """Return what to examine: the URLs given, else every rule's host."""
-        return [authority_of(url) for url in urls] or [rule.match for rule in self._policy.rules]
+        return list(urls) or [rule.match for rule in self._policy.rules]
 
     def examine(self, target: str, sidecar: str = "") -> Finding:
         """Look at one destination, directly or through a running sidecar (`host:port`)."""
@@ -64,7 +65,8 @@ class Doctor:
             finding.verdict = "wildcard"
             finding.advice = "name one of its hosts to have it examined: doctor https://HOST"
             return finding
-        decision = decide(Request(Listener.FORWARD, target, path="/function"), self._policy)
+        path = urlsplit(target if "://" in target else f"//{target}").path
+        decision = decide(Request(Listener.FORWARD, authority_of(target), path=path), self._policy)
         if not isinstance(decision, Inject):
             return _without_rule(finding, decision)
         if sidecar:
@@ -73,18 +75,18 @@ class Doctor:
 
     def _directly(self, finding: Finding, decision: Inject) -> Finding:
         destination = parse_authority(decision.authority)
-        loopback = self._policy.allow_loopback
+        token = self._token(finding, decision)
+        loopback, ca_file = self._policy.allow_loopback, self._settings.ca_file
         finding.addresses, wrong = probe.resolve(destination, allow_loopback=loopback)
         if wrong:
             return _conclude(finding, "unresolvable", f"{wrong}: check the name and the DNS")
-        address, ca_file = finding.addresses[0], self._settings.ca_file
+        address = finding.addresses[0]
         bare = probe.ask(destination, address, {}, ca_file)
         if bare.status == 0:
             return _conclude(finding, "unreachable", f"{bare.why}; check network and ca_file")
         finding.status_without_token = bare.status
         if bare.date is not None:
             finding.clock_skew_seconds = round(self._now.wall - bare.date)
-        token = self._token(finding, decision)
         if token is None:
             return finding
         headers = {decision.header.value: f"Bearer {token.text}"}
@@ -122,6 +124,9 @@ class Doctor:
 
 
 def _without_rule(finding: Finding, decision: object) -> Finding:
+    if isinstance(decision, Discover):
+        advice = "a short name: examine it inside Cloud Run, or set discovery's project_number"
+        return _conclude(finding, "short_name", advice)
     if isinstance(decision, Deny):
         return _conclude(finding, decision.code.word, decision.message)
     return _conclude(

@@ -6,9 +6,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ext_authz.decisions import Deny, Discover, Inject, Listener, Pass, Request
-from ext_authz.destination import Destination, parse_authority
-from ext_authz.errors import BadDestinationError, UsageError
+from ext_authz.destination import Destination
+from ext_authz.errors import UsageError
 from ext_authz.policy import Policy, decide
+from ext_authz.rules import DEFAULT
 from ext_authz.settings import Settings
 from ext_authz.sources import Source
 
@@ -96,17 +97,11 @@ def as_text(found: dict[str, Any]) -> str:
 
 def audience_and_credential(text: str, settings: Settings) -> tuple[str, str]:
     """Return (credential, audience): of a URL by its rule; anything else is an audience."""
-    default = "default"
-    if "://" in text:
-        try:
-            rules = settings.policy().matching(parse_authority(authority_of(text)))
-        except BadDestinationError:
-            rules = []
-        if rules:
-            request = Request(Listener.FORWARD, authority_of(text), path=urlsplit(text).path)
-            decision = decide(request, settings.policy())
-            if isinstance(decision, Inject):
-                return decision.rule.credential, decision.audience
     if not text.strip():
         raise UsageError("expected a URL or an audience, got an empty text")
-    return default, text
+    if "://" in text:
+        request = Request(Listener.FORWARD, authority_of(text), path=urlsplit(text).path)
+        decision = decide(request, settings.policy())
+        if isinstance(decision, Inject):
+            return decision.rule.credential, decision.audience
+    return DEFAULT, text

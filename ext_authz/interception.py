@@ -7,6 +7,7 @@ which fails the handshake at once.
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
@@ -29,14 +30,21 @@ from ext_authz.policy import Policy, decide
 
 SERVICE_NAME = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+RENEW_PERIOD_SECONDS = 3600.0  # Envoy never asks again for a name that it holds: we look
 MAX_NAMES = 1000  # kept in Envoy; beyond it the one asked for longest ago is taken back
 
 
 class SecretService:
     """Serves DeltaAggregatedResources. `policy` returns the rules of the moment."""
 
-    def __init__(self, authority: Authority, policy: Callable[[], Policy]) -> None:
+    def __init__(
+        self,
+        authority: Authority,
+        policy: Callable[[], Policy],
+        pause_seconds: float = RENEW_PERIOD_SECONDS,
+    ) -> None:
         self._authority = authority
+        self._pause_seconds = pause_seconds
         self._policy = policy
         self._leaves: OrderedDict[str, Leaf] = OrderedDict()
 
@@ -44,7 +52,12 @@ class SecretService:
         """Answer each request of one Envoy for as long as it stays connected."""
         given: OrderedDict[str, None] = OrderedDict()
         number = 0
-        async for message in requests:
+        async for message in _or_pause(requests, self._pause_seconds):
+            if message is None:
+                if due := [name for name in given if self._leaf_is_old(name)]:
+                    number += 1
+                    yield self._answer(due, given, str(number))
+                continue
             request = DeltaDiscoveryRequest.parse(message)
             if request.error_detail is not None:
                 log.error("Envoy refused a certificate of ours", code="certificate_refused")
@@ -90,9 +103,13 @@ class SecretService:
         secret = Secret(name=name, tls_certificate=certificate)
         return Resource(name=name, version=version, resource=AnyMessage.pack(secret))
 
+    def _leaf_is_old(self, name: str) -> bool:
+        leaf = self._leaves.get(name.lower())
+        return leaf is None or leaf.renew_at <= datetime.datetime.now(datetime.UTC)
+
     def _leaf(self, name: str) -> Leaf:
         leaf = self._leaves.get(name)
-        if leaf is None or leaf.renew_at <= datetime.datetime.now(datetime.UTC):
+        if leaf is None or self._leaf_is_old(name):
             leaf = self._leaves[name] = self._authority.mint(name)
         self._leaves.move_to_end(name)
         if len(self._leaves) > MAX_NAMES:
@@ -105,3 +122,26 @@ class SecretService:
         return grpc.method_handlers_generic_handler(
             SERVICE_NAME, {"DeltaAggregatedResources": method}
         )
+
+
+async def _or_pause(
+    messages: AsyncIterator[bytes], pause_seconds: float
+) -> AsyncIterator[bytes | None]:
+    """Pass messages on, and None whenever none came for so long."""
+    iterator = aiter(messages)
+    while True:
+        waiting = asyncio.create_task(_next(iterator))
+        try:
+            while not (await asyncio.wait({waiting}, timeout=pause_seconds))[0]:
+                yield None
+        finally:
+            waiting.cancel()  # the stream may end while we wait
+        message = waiting.result()
+        if message is None:
+            return
+        yield message
+
+
+async def _next(iterator: AsyncIterator[bytes]) -> bytes | None:
+    """Return the next message, or None after the last."""
+    return await anext(iterator, None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import errno
+import ipaddress
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,11 +39,14 @@ def init(directory: Path, rules: Iterable[Rule]) -> tuple[Path, Path]:
         _builder(name, name, key, AUTHORITY_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(is_authority=True), critical=True)
-        .add_extension(x509.NameConstraints(_permitted(rules), None), critical=True)
+        .add_extension(x509.NameConstraints(_permitted(rules), _EVERY_ADDRESS), critical=True)
         .sign(key, hashes.SHA256())
     )
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        for path in (key_path, certificate_path):
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, "it exists", str(path))
         _write_new(key_path, _pem(key), 0o600)
         _write_new(certificate_path, certificate.public_bytes(_PEM), 0o644)
     except FileExistsError as error:
@@ -90,6 +95,9 @@ class Authority:
         if not usable:
             raise _bad(f"{certificate} is no CA, or {key} is not its key")
         self._key = loaded
+        self._issuer_key_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(
+            loaded.public_key()
+        )
         # One key for all leaves: making one per name would be most of the cost of a new name.
         self._leaf_key = ec.generate_private_key(ec.SECP256R1())
         self._leaf_key_pem = _pem(self._leaf_key)
@@ -101,6 +109,7 @@ class Authority:
         certificate = (
             _builder(subject, self._certificate.subject, self._leaf_key, days)
             .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+            .add_extension(self._issuer_key_id, critical=False)  # RFC 5280 section 4.2.1.1
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(is_authority=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -112,6 +121,11 @@ class Authority:
 
 
 _PEM = serialization.Encoding.PEM
+# A constraint holds per kind of name: without these the CA could vouch for any address.
+_EVERY_ADDRESS = [
+    x509.IPAddress(ipaddress.ip_network("0.0.0.0/0")),
+    x509.IPAddress(ipaddress.ip_network("::/0")),
+]
 
 
 def _builder(

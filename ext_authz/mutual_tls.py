@@ -98,11 +98,13 @@ def mutual_tls(
 ) -> MutualTls | None:
     """Build it of the flags; None if none is given. Raises UsageError if some are missing."""
     given = [certificate, key, client_ca]
-    if not any((*given, clients)):
+    if clients is None and not any(given):
         return None
     if certificate is None or key is None or client_ca is None:
         raise UsageError("mTLS needs --tls-certificate, --tls-key and --tls-client-ca, all three")
-    names = frozenset(filter(None, (clients or "").split(",")))
+    names = frozenset(filter(None, map(str.strip, (clients or "").split(","))))
+    if clients is not None and not names:
+        raise UsageError("--allowed-clients: expected at least one name, got none")
     return MutualTls(Path(certificate), Path(key), Path(client_ca), names)
 
 

@@ -92,7 +92,10 @@ def decide(request: Request, policy: Policy) -> Decision:
         return Discover()
     if (reason := _forbidden_reason(destination, policy)) is not None:
         return _forbidden(destination, reason)
-    return _decide(request, destination, policy, is_short=destination != named)
+    is_short = destination != named
+    if is_short and request.is_connect and destination.port is None:
+        destination = replace(destination, port=HTTPS_PORT)  # the name stood for an https:// URL
+    return _decide(request, destination, policy, is_short=is_short)
 
 
 def _decide(

@@ -7,24 +7,32 @@ from collections.abc import Iterable
 
 from ext_authz import log
 from ext_authz.destination import Destination
-from ext_authz.errors import SidecarError
+from ext_authz.errors import TokenUnavailableError
 from ext_authz.rules import Rule, audience_of
 from ext_authz.token_cache import TokenCache
 from ext_authz.tokens import TokenKey
 
 
-async def prewarm(rules: Iterable[Rule], tokens: TokenCache) -> dict[str, str]:
-    """Fetch a token per rule, all at once; return why it failed, by match. Takes a few seconds."""
-    chosen = list(rules)
-    reasons = await asyncio.gather(*(_one(rule, tokens) for rule in chosen))
-    return {rule.match: why for rule, why in zip(chosen, reasons, strict=True) if why}
+async def prewarm(rules: Iterable[Rule], tokens: TokenCache) -> dict[TokenKey, str]:
+    """Fetch a token per rule, all at once; return `match: why` of those that failed.
+
+    Takes a few seconds at most.
+    """
+    wanted = {_key(rule): rule.match for rule in rules}
+    reasons = await asyncio.gather(*(_fetch(key, tokens) for key in wanted))
+    failed = {key: why for key, why in zip(wanted, reasons, strict=True) if why}
+    for key in failed:
+        log.warning("prewarm failed", rule=wanted[key], credential=key.credential)
+    return {key: f"{wanted[key]}: {why}" for key, why in failed.items()}
 
 
-async def _one(rule: Rule, tokens: TokenCache) -> str:
+def _key(rule: Rule) -> TokenKey:
+    return TokenKey(rule.credential, audience_of(rule, Destination(rule.host, rule.port)))
+
+
+async def _fetch(key: TokenKey, tokens: TokenCache) -> str:
     try:
-        audience = audience_of(rule, Destination(rule.host, rule.port))
-        await tokens.get(TokenKey(rule.credential, audience))
-    except SidecarError as error:
-        log.warning("prewarm failed", rule=rule.match, code=error.code)
+        await tokens.get(key)
+    except TokenUnavailableError as error:
         return error.message
     return ""

@@ -89,7 +89,7 @@ class Service:
         self._feedback = SidecarService(self.settings.policy(), self._tokens)
         self._secrets = self._secret_service()
         self._watcher = Watcher(lambda: watched(self.settings), self.reload)
-        self._not_warm: dict[str, str] = {}
+        self._not_warm: dict[TokenKey, str] = {}
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
         self._can_decide = False
@@ -247,6 +247,8 @@ class Service:
 
     def _fetched(self, key: TokenKey, outcome: str) -> None:
         self.metrics.on_fetch(key, outcome)
+        if outcome == "ok":
+            self._not_warm.pop(key, None)
         tell = log.info if outcome == "ok" else log.warning
         tell("token fetch", credential=key.credential, audience=key.audience, outcome=outcome)
 
@@ -259,7 +261,7 @@ class Service:
 
     def _readyz(self) -> Page:
         if self._can_decide:
-            failed = [f"prewarm failed: {name}: {why}" for name, why in self._not_warm.items()]
+            failed = [f"prewarm failed: {why}" for why in self._not_warm.values()]
             return text_page(200, "\n".join(["ready", *failed]))
         return text_page(503, "not ready: starting or draining")
 

@@ -40,7 +40,7 @@ def short_name(destination: Destination) -> ShortName | None:
 
     NAME and NAME.REGION count only on the default ports: another port is no Cloud Run service.
     """
-    if destination.is_address:
+    if destination.is_address or destination.host == "localhost":
         return None
     host = destination.host
     if host.endswith(_CLUSTER_SUFFIX):

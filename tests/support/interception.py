@@ -49,14 +49,14 @@ class LocalCa:
         return context
 
 
-def make_ca(directory: Path, config: str) -> LocalCa:
-    """Run `ca init` for the rules of a configuration."""
+def make_ca(directory: Path, config: str | None) -> LocalCa:
+    """Run `ca init` for the rules of a configuration, or for those that are built in."""
     directory.mkdir(parents=True, exist_ok=True)
-    rules = directory / "rules.yaml"
-    rules.write_text(config)
-    done = run_command(
-        "ca", "init", f"--config={rules}", f"--directory={directory}", home=directory
-    )
+    flags = [f"--directory={directory}"]
+    if config is not None:
+        (directory / "rules.yaml").write_text(config)
+        flags.append(f"--config={directory / 'rules.yaml'}")
+    done = run_command("ca", "init", *flags, home=directory)
     assert (done.returncode, done.stderr) == (0, ""), done
     return LocalCa(directory)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ssl
 
+import h2.connection
+
 from ext_authz.standins.issuer import Claims
 from ext_authz.standins.verifier import TokenVerifier
 from tests.support.messages import RequestHead
 from tests.support.raw import RawConnection, RawResponse
+from tests.support.raw_h2 import LENIENT, H2Client
 from tests.support.sidecar import Address
 from tests.support.world import World
 
@@ -36,6 +39,17 @@ class Tunnel(RawConnection):
         """The certificate (DER) that the other end of the TLS inside showed."""
         assert isinstance(self._socket, ssl.SSLSocket)
         return self._socket.getpeercert(binary_form=True) or b""
+
+
+class TunnelledH2(H2Client):
+    """An HTTP/2 client inside a tunnel (with TLS begun there, or without)."""
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        self._socket = tunnel._socket
+        self._h2 = h2.connection.H2Connection(LENIENT)
+        self._h2.initiate_connection()
+        self._streams, self._closed = {}, False
+        self._flush()
 
 
 def connect_bytes(authority: str, version: str = "HTTP/1.1") -> bytes:

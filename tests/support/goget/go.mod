@@ -1,0 +1,3 @@
+module example.com/idtoken-sidecar/goget
+
+go 1.21
