@@ -114,13 +114,20 @@ class EnvoyProcess:
         return StartError(f"Envoy ended with status {status}{reason and ': ' + reason[:500]}")
 
     async def drain(self, seconds: float) -> None:
-        """Take no new connections; wait at most `seconds` until no request is running."""
+        """Let go of clients politely, take no new connections; wait at most `seconds` for requests.
+
+        First responses ask their clients to close while listeners still take what comes; then the
+        listeners close, so that nobody is accepted and then cut.
+        """
+        end = asyncio.get_running_loop().time() + seconds
         await self._post("/healthcheck/fail")
         await self._post("/drain_listeners?graceful&skip_exit")
-        deadline = asyncio.get_running_loop().time() + seconds
-        while asyncio.get_running_loop().time() < deadline:
-            if await self._active_requests() == 0:
-                return
+        await self._until_idle(end)
+        await self._post("/drain_listeners")
+        await self._until_idle(end)
+
+    async def _until_idle(self, end: float) -> None:
+        while await self._active_requests() > 0 and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.1)
 
     async def stop(self) -> None:

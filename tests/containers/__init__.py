@@ -1,0 +1,1 @@
+"""What runs in containers, started for real on a Docker engine."""
