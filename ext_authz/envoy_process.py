@@ -7,6 +7,7 @@ import ctypes
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -19,6 +20,8 @@ from ext_authz import log
 from ext_authz.errors import StartError
 
 START_SECONDS = 20.0
+OLDEST_VERSION = (1, 40)  # resolved_address_filter, on_demand_secret and others of envoy.yaml
+_VERSION = re.compile(r"/([0-9]+)\.([0-9]+)\.[0-9]+")
 STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -158,8 +161,22 @@ class EnvoyProcess:
         if self._process.returncode is not None:
             if self._reader is not None:
                 await self._reader
+            await self._require_version()
             raise self.died(self._process.returncode)
         await asyncio.sleep(_POLL_SECONDS)
+
+    async def _require_version(self) -> None:
+        """Raise StartError if this Envoy, which has ended, is too old for our configuration."""
+        process = await asyncio.create_subprocess_exec(
+            str(self._binary), "--version", stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), STOP_SECONDS)
+        found = _VERSION.search(output.decode("utf-8", "replace"))
+        if found and tuple(map(int, found.groups())) < OLDEST_VERSION:
+            raise StartError(
+                f"--envoy: {self._binary} is Envoy {'.'.join(found.groups())}; expected "
+                f"{'.'.join(map(str, OLDEST_VERSION))} or newer, which the configuration needs"
+            )
 
     async def _active_requests(self) -> int:
         _, body = await self._ask("GET", "/stats?filter=downstream_rq_active&format=json")
