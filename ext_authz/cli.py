@@ -204,16 +204,30 @@ def _explain(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from ext_authz.clock import system_clock
     from ext_authz.doctor import Doctor, as_json, as_text
-    from ext_authz.explain import authority_of
     from ext_authz.sources.build import load_all
 
     log.set_up("error")
     settings, sources = load_all(_reader(options))
     doctor = Doctor(settings, sources, system_clock())
-    sidecar = authority_of(options.sidecar) if options.sidecar else ""
+    sidecar = _sidecar_address(options.sidecar) if options.sidecar else ""
     findings = [doctor.examine(target, sidecar) for target in doctor.targets(options.urls)]
     print(as_json(findings) if options.json else "\n\n".join(map(as_text, findings)))
     return 0 if all(finding.is_good for finding in findings) else EXIT_FAILURE
+
+
+def _sidecar_address(url: str) -> str:
+    from ext_authz.destination import parse_authority
+    from ext_authz.errors import BadDestinationError
+    from ext_authz.explain import authority_of
+
+    try:
+        authority = authority_of(url)
+        parse_authority(authority)
+    except (BadDestinationError, UsageError):
+        authority = ""
+    if not authority or url.startswith("https:"):
+        raise UsageError("--sidecar: expected a URL such as http://127.0.0.1:8000")
+    return authority
 
 
 def _ca(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from ext_authz.config_rules import read_rules
 from ext_authz.destination import Destination, parse_authority
 from ext_authz.errors import BadDestinationError, Problem
 from ext_authz.rules import DEFAULT, HTTP_PORT, HTTPS_PORT, Rule
-from ext_authz.settings import Interception, Settings
+from ext_authz.settings import FileSecret, Interception, Settings
 from ext_authz.short_names import Project
 from ext_authz.yaml_reader import Problems, Value, read
 
@@ -213,7 +213,7 @@ class _Loader:
         ca_file = fields.get("ca_file")
         text = ca_file.text() if ca_file and not ca_file.is_null else None
         if ca_file and text:
-            _readable(Path(text), ca_file.problem)
+            _readable_bundle(Path(text), ca_file.problem)
         loopback = fields["allow_loopback"].boolean() if "allow_loopback" in fields else False
         resolvers = fields["dns_resolvers"].texts() if "dns_resolvers" in fields else ()
         return replace(
@@ -251,7 +251,7 @@ def _override(settings: Settings, overrides: Overrides, problems: Problems) -> S
         "dns_resolvers": resolvers and tuple(filter(None, resolvers.split(","))),
     }
     if ca_file:
-        _readable(Path(ca_file), note("ca-file"))
+        _readable_bundle(Path(ca_file), note("ca-file"))
     changes: Any = {name: value for name, value in said.items() if value not in (None, "")}
     return replace(settings, **changes)
 
@@ -281,6 +281,18 @@ def _upstream(url: str, problem: Callable[[str], None]) -> Destination | None:
         problem("port 80 is cleartext, where no token goes; leave the port out")
         return None
     return replace(destination, port=None) if destination.port == HTTPS_PORT else destination
+
+
+def _readable_bundle(path: Path, problem: Callable[[str], None]) -> None:
+    """Note a problem unless the file holds PEM certificates: Envoy would not start without."""
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        problem(f"expected certificates in PEM, found none in {FileSecret(path)}")
+    except (OSError, ValueError):
+        _readable(path, problem)
 
 
 def _readable(path: Path, problem: Callable[[str], None]) -> None:

@@ -85,7 +85,10 @@ def decide(request: Request, policy: Policy) -> Decision:
             return _no_upstream(request)
         if (reason := _forbidden_reason(named, policy)) is not None:
             return _forbidden(named, reason)
-        destination = _resolved(named, policy)
+        # Another Envoy's own route decides where a request goes: a name that is short to us is an
+        # everyday name in its cluster, and must not get a token of ours.
+        own = request.listener is not Listener.BARE or bool(request.override.destination)
+        destination = _resolved(named, policy) if own else named
     except BadDestinationError as error:
         return Deny(DenyCode.BAD_DESTINATION, error.message, printable(request.authority))
     if destination is None:

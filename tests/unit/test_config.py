@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from ext_authz.config import Overrides, read_settings
 from ext_authz.destination import Destination
@@ -55,10 +56,13 @@ def good(path: Path | None, environ: dict[str, str] | None = None, **overrides: 
     return settings
 
 
+PEM = trustme.CA().cert_pem.bytes().decode()
+
+
 @pytest.fixture
 def full(tmp_path: Path) -> Path:
     authority = tmp_path / "ca.pem"
-    authority.write_text("PEM")
+    authority.write_text(PEM)
     path = tmp_path / "full.yaml"
     path.write_text(FULL.replace("CA", str(authority)))
     return path
@@ -133,7 +137,7 @@ def test_the_files_that_call_for_a_reload_are_named(full: Path) -> None:
 
 def test_flags_win_over_the_file(full: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.pem"
-    other.write_text("PEM")
+    other.write_text(PEM)
     settings = good(
         full,
         ENVIRON,
