@@ -4,100 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import warnings
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
-from cryptography import x509
 
-from ext_authz.local_ca import Authority, init
+from ext_authz.local_ca import Authority, Leaf, init
 from ext_authz.policy import Policy
 from ext_authz.rules import Rule
 from ext_authz.short_names import Project
 from tests.unit.fakes import settle
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # as in envoy_api
-    from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret
-    from envoy_data_plane.envoy.service.discovery.v3 import (
-        DeltaDiscoveryRequest,
-        DeltaDiscoveryResponse,
-    )
-    from envoy_data_plane.google.rpc import Status
-
-    from ext_authz import interception
-
-SECONDS = 10
-POLICY = Policy((Rule("*.run.app", "default"), Rule("odd.example.com:8443", "c", audience=None)))
+from tests.unit.secret_stream import (
+    POLICY,
+    DeltaDiscoveryResponse,
+    Status,
+    Stream,
+    dns_names,
+    interception,
+    leaf_of,
+    names_of,
+)
 
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(*init(tmp_path_factory.mktemp("ca"), POLICY.rules))
-
-
-class Stream:
-    """One Envoy's stream; `ask` sends a request and returns the answer to it."""
-
-    def __init__(
-        self, authority: Authority, policy: Policy = POLICY, pause_seconds: float = 3600
-    ) -> None:
-        self.policy = policy
-        service = interception.SecretService
-        self.service = service(authority, lambda: self.policy, pause_seconds)
-        self.connect()
-
-    def connect(self) -> None:
-        self._requests: asyncio.Queue[bytes] = asyncio.Queue()
-        self._answers = self.service.stream(self._sent(), None)
-
-    async def _sent(self) -> AsyncIterator[bytes]:
-        while message := await self._requests.get():
-            yield message
-
-    def tell(self, **fields: Any) -> None:
-        request = DeltaDiscoveryRequest(type_url=interception.SECRET_TYPE, **fields)
-        self._requests.put_nowait(bytes(request))
-
-    async def ask(self, *names: str, **fields: Any) -> DeltaDiscoveryResponse:
-        self.tell(resource_names_subscribe=list(names), **fields)
-        return await self.next()
-
-    async def next(self) -> DeltaDiscoveryResponse:
-        """Return the next answer, whatever it is to."""
-        async with asyncio.timeout(SECONDS):
-            return DeltaDiscoveryResponse.parse(await anext(self._answers))
-
-    async def rest(self) -> list[bytes]:
-        """End the stream and return what else it answers."""
-        self._requests.put_nowait(b"")
-        async with asyncio.timeout(SECONDS):
-            return [answer async for answer in self._answers]
-
-
-def names_of(answer: DeltaDiscoveryResponse) -> list[str]:
-    return [resource.name for resource in answer.resources]
-
-
-def leaf_of(answer: DeltaDiscoveryResponse) -> tuple[str, x509.Certificate]:
-    """Return the secret's name and its leaf certificate; asserts the key is there."""
-    [resource] = answer.resources
-    assert resource.resource is not None
-    assert resource.resource.type_url == interception.SECRET_TYPE
-    secret = Secret.parse(resource.resource.value)
-    assert secret.tls_certificate is not None
-    assert secret.tls_certificate.private_key is not None
-    assert b"PRIVATE KEY" in secret.tls_certificate.private_key.inline_bytes
-    chain = secret.tls_certificate.certificate_chain
-    assert chain is not None
-    return secret.name, x509.load_pem_x509_certificates(chain.inline_bytes)[0]
-
-
-def dns_names(certificate: x509.Certificate) -> list[str]:
-    found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    return list(found.value.get_values_for_type(x509.DNSName))
 
 
 @pytest.mark.parametrize("name", ["svc.run.app", "a.b.run.app", "odd.example.com"])
@@ -195,7 +125,7 @@ async def test_a_reconnected_envoy_gets_the_same_certificate(authority: Authorit
 async def test_two_envoys_do_not_disturb_each_other(authority: Authority) -> None:
     stream = Stream(authority)
     await stream.ask("a.run.app")
-    first = stream._answers
+    first = stream.answers
     stream.connect()
     await stream.ask("a.run.app")
     assert await stream.rest() == []
@@ -242,14 +172,20 @@ async def test_a_short_name_is_never_looked_up_by_a_handshake(authority: Authori
     assert isinstance(await Stream(authority, known).ask("web"), DeltaDiscoveryResponse)
 
 
+class ShortLived(Authority):
+    """Mints leaves that want to be renewed at once."""
+
+    def __init__(self, authority: Authority) -> None:
+        self._authority = authority
+
+    def mint(self, name: str) -> Leaf:
+        return replace(self._authority.mint(name), renew_at=datetime.datetime.now(datetime.UTC))
+
+
 async def test_a_certificate_is_replaced_before_it_expires(authority: Authority) -> None:
     """Envoy keeps what it subscribed to and never asks again."""
-    stream = Stream(authority, pause_seconds=0.001)
+    stream = Stream(ShortLived(authority), pause_seconds=0.001)
     _, first = leaf_of(await stream.ask("svc.run.app"))
-    await stream.ask("example.com")
-    leaf = stream.service._leaves["svc.run.app"]
-    passed = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=1)
-    stream.service._leaves["svc.run.app"] = replace(leaf, renew_at=passed)
     answer = await stream.next()
     name, second = leaf_of(answer)
     assert name == "svc.run.app"
@@ -271,5 +207,5 @@ async def test_an_envoy_that_hangs_up_leaves_nothing_behind(authority: Authority
 
 async def test_what_says_nothing_is_not_answered(authority: Authority) -> None:
     stream = Stream(authority)
-    stream._requests.put_nowait(b"\xff\xff\xff")
+    stream.requests.put_nowait(b"\xff\xff\xff")
     assert names_of(await stream.ask("svc.run.app")) == ["svc.run.app"]

@@ -109,9 +109,7 @@ def test_the_key_is_for_its_owner_only(files: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.parametrize("there", [("ca.pem",), ("ca-key.pem",), ("ca.pem", "ca-key.pem")])
-def test_what_is_there_is_kept_and_nothing_is_added(
-    tmp_path: Path, there: tuple[str, ...]
-) -> None:
+def test_what_is_there_is_kept_and_nothing_is_added(tmp_path: Path, there: tuple[str, ...]) -> None:
     for name in there:
         (tmp_path / name).write_text("mine")
     with pytest.raises(StartError, match="is there already"):
@@ -177,8 +175,6 @@ def test_an_authority_of_ones_own_with_another_kind_of_key_serves(
     certificate = builder.sign(key, hashes.SHA384())
     (tmp_path / "c").write_bytes(certificate.public_bytes(pem))
     plain = serialization.NoEncryption()
-    (tmp_path / "k").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
-    )
+    (tmp_path / "k").write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
     leaf = Authority(tmp_path / "c", tmp_path / "k").mint("any.example")
     assert handshake(leaf, "any.example", tmp_path / "c", tmp_path) == ""

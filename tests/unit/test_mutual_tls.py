@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,12 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture
-def tls(authority: Authority, tmp_path: Path) -> Iterator[MutualTls]:
+def tls(authority: Authority, tmp_path: Path) -> MutualTls:
     """Certificate `one` under names of its own, so that a test may replace it."""
     names = {"certificate": "one.pem", "key": "one-key.pem", "client_ca": "ca.pem"}
     for name, source in names.items():
         (tmp_path / name).write_bytes((authority.directory / source).read_bytes())
-    yield MutualTls(*(tmp_path / name for name in names))
+    return MutualTls(*(tmp_path / name for name in names))
 
 
 @pytest.mark.parametrize(

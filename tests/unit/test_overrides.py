@@ -39,7 +39,11 @@ async def asked(host: str, **extensions: str) -> tuple[TokenKey | None, pb.Check
         ("svc.run.app", {"audience": "x", "credential": "robot"}, TokenKey("robot", "x")),
         ("in.cluster", {"audience": "x"}, TokenKey("default", "x")),
         ("in.cluster", {"credential": "robot"}, TokenKey("robot", "https://in.cluster")),
-        ("in.cluster", {"audience": "https://{host}/x"}, TokenKey("default", "https://in.cluster/x")),
+        (
+            "in.cluster",
+            {"audience": "https://{host}/x"},
+            TokenKey("default", "https://in.cluster/x"),
+        ),
         ("in.cluster", {"destination": "svc.run.app"}, TokenKey("default", "https://svc.run.app")),
         ("", {"destination": "svc.run.app:443"}, TokenKey("default", "https://svc.run.app")),
         ("bad..host", {"destination": "athens.example.com"}, TokenKey("athens", "")),

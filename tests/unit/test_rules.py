@@ -41,8 +41,7 @@ def test_the_function_is_the_first_segment_of_the_path(path: str, name: str) -> 
 
 @pytest.mark.parametrize(
     "path",
-    ["", "/", "//hello", "/?q", "/a.b", "/%68ello", "/he llo", "/../x", "hello", "/é", "*"]
-    + ["/" + "f" * 64],
+    ["", "/", "//hello", "/?q", "/a.b", "/%68ello", "/he llo", "/../x", "/é", "*", f"/{64 * 'f'}"],
 )
 def test_a_path_that_names_no_function_gets_no_token(path: str) -> None:
     decision = decided(POLICY, "r-p.cloudfunctions.net", path=path)
@@ -126,8 +125,9 @@ def test_a_lookup_among_a_thousand_rules_costs_what_it_costs_among_ten() -> None
                 decide(request, rules)
         return (time.perf_counter() - started) / 300 * 1e6
 
-    # The shortest of several: what another process takes of the machine only ever adds.
-    short, long = (min(microseconds(rules) for _ in range(7)) for rules in (few, many))
+    # The shortest of several, in turns: what other processes take of the machine only ever adds.
+    pairs = [(microseconds(few), microseconds(many)) for _ in range(7)]
+    short, long = (min(column) for column in zip(*pairs, strict=True))
     print(f"\none decision: {short:.1f} us with 10 rules, {long:.1f} us with 1,000")
     assert long < 3 * short
 

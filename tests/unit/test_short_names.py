@@ -142,3 +142,12 @@ def test_a_connect_to_a_short_name_leads_to_the_services_url() -> None:
         assert isinstance(decision, Tunnel)
         assert decision.rule is RUN_APP
         assert decision.destination.authority() == f"{host}.run.app:443"
+
+
+@pytest.mark.parametrize("authority", ["web", "web.us-central1", "web.default.svc.cluster.local"])
+def test_a_foreign_envoys_short_names_are_its_own(authority: str) -> None:
+    """The request goes where its own route leads: a token of ours does not belong there."""
+    for project in (PROJECT, None):
+        request = Request(Listener.BARE, authority)
+        assert isinstance(decide(request, replace(POLICY, project=project)), Pass)
+    assert isinstance(decide(Request(Listener.BARE, "svc.run.app"), POLICY), Inject)

@@ -1,4 +1,4 @@
-"""What our own Envoy tells: a refused token, a redirect; nothing that it says can break anything."""
+"""What our own Envoy tells: a refused token, a redirect; nonsense breaks nothing."""
 
 from __future__ import annotations
 
