@@ -122,7 +122,7 @@ CASES: dict[str, tuple[bytes, str | None]] = {
         hosts(b"Host: " + OURS, b"Connection: authorization, x-serverless-authorization"),
         SVC,
     ),
-    "Connection names the host": (hosts(b"Host: " + OURS, b"Connection: host"), SVC),
+    "Connection names the host": (hosts(b"Host: " + OURS, b"Connection: host"), None),
     "length and chunked": (
         hosts(b"Host: " + OURS, b"Content-Length: 3", b"Transfer-Encoding: chunked")
         + b"0\r\n\r\nGET /x HTTP/1.1\r\nHost: "

@@ -97,7 +97,7 @@ class Laboratory:
         """Assert that whatever arrived is what was decided, there and with that token only."""
         allowed = {host_of(one.authority) for one in self.relay.decided if one.route}
         assert trace.queried <= allowed, trace
-        assert trace.dialled <= allowed, trace
+        assert trace.dialled <= {_address_of(host) for host in allowed}, trace
         unused = [one for one in trace.decided if one.route in ("tls", "plain")]
         for host, request in trace.arrived:
             mine = next((one for one in unused if is_of(one, request)), None)
@@ -105,10 +105,16 @@ class Laboratory:
             unused.remove(mine)
             self._judge_one(host, request, mine)
 
+    def judge_tokens(self, trace: Trace) -> None:
+        """Assert only that each token arrived at its own host; for what was not asked each time."""
+        for host, request in trace.arrived:
+            own = [f"https://{host}"] if host in RULED else []
+            assert self.audiences(request) == own, request
+            assert _address_of(host_of(request.authority or "")) == host, request
+
     def _judge_one(self, host: str, request: CapturedRequest, decided: Decided) -> None:
-        # Names that no server of its own bears lead to the stranger.
         named = host_of(decided.authority)
-        assert host == (named if named in ADDRESSES else STRANGER), (decided, request)
+        assert host == _address_of(named), (decided, request)
         assert host_of(request.authority or "") == named, (decided, request)
         assert len(request.values("host")) + len(request.values(":authority")) == 1, request
         assert request.connection.tls == (decided.route == "tls"), (decided, request)
@@ -136,6 +142,11 @@ def host_of(authority: str) -> str:
         return parse_authority(authority).host
     except BadDestinationError:
         return ""
+
+
+def _address_of(host: str) -> str:
+    """Whose server a name leads to: names without one of their own lead to the stranger."""
+    return host if host in ADDRESSES else STRANGER
 
 
 def is_of(decided: Decided, request: CapturedRequest) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from ext_authz.envoy_config import (
 )
 
 SHIPPED = template_directory()
+SYNC = Path(__file__).parents[2] / "tools" / "sync_envoy_lua.py"
 
 
 def rendered(**settings: Any) -> dict[str, Any]:
@@ -143,8 +147,11 @@ def test_interception_adds_a_chain_that_is_judged_as_intercepted() -> None:
     config = rendered(intercept_https=True)
     tunnel = named(listeners(config), "tunnel")
     plain, opened = tunnel["filter_chains"]
-    assert list(every(plain["filters"], "context_extensions")) == [{"listener": "tunnel"}]
-    assert list(every(opened["filters"], "context_extensions")) == [{"listener": "intercepted"}]
+    for chain, listener in ((plain, "tunnel"), (opened, "intercepted")):
+        told = {"listener": listener, "credential_cache": "1"}
+        assert list(every(chain["filters"], "context_extensions")) == [told]
+        known = {"credential_cache": {"listener": listener}}
+        assert list(every(chain["filters"], "filter_metadata")) == [known]
     assert opened["transport_socket_connect_timeout"] == "1.5s"
     assert config["dynamic_resources"]["ads_config"]["api_type"] == "DELTA_GRPC"
     assert config["node"]["id"]
@@ -162,6 +169,36 @@ def test_the_intercepted_chain_filters_like_the_cleartext_chain() -> None:
     plain, opened = named(listeners(rendered(intercept_https=True)), "tunnel")["filter_chains"]
     text = json.dumps(opened["filters"]).replace('"intercepted"', '"tunnel"')
     assert json.loads(text) == plain["filters"]
+
+
+def test_the_script_in_the_shipped_file_is_the_one_beside_it() -> None:
+    done = subprocess.run([sys.executable, SYNC, "--check"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_changed_script_is_noticed_and_copied(tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    sync = shutil.copy(SYNC, tmp_path / "tools")
+    shutil.copytree(SHIPPED, tmp_path / "envoy")
+    script = tmp_path / "envoy" / "credential_cache.lua"
+    script.write_text(script.read_text() + "-- one more line\n")
+    check = [sys.executable, sync, "--check"]
+    assert subprocess.run(check, capture_output=True).returncode == 1
+    assert subprocess.run([sys.executable, sync]).returncode == 0
+    assert subprocess.run(check).returncode == 0
+    code = set(
+        every(yaml.safe_load((tmp_path / "envoy" / "envoy.yaml").read_text()), "inline_string")
+    )
+    assert any(each.count(script.read_text()) == 1 for each in code)
+
+
+def test_every_http_listener_asks_with_the_credential_cache_in_front() -> None:
+    config = rendered(reverse="127.0.0.1:0", intercept_https=True)
+    chains = list(every(config["static_resources"]["listeners"], "http_filters"))
+    assert len(chains) == 4
+    for chain in chains:
+        names = [each["name"] for each in chain]
+        assert names[:2] == ["credential_cache", "envoy.filters.http.ext_authz"]
 
 
 def test_access_log_is_off_unless_asked_for() -> None:
