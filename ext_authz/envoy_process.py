@@ -123,10 +123,14 @@ class EnvoyProcess:
         listeners close, so that nobody is accepted and then cut.
         """
         end = asyncio.get_running_loop().time() + seconds
+        halfway = (
+            end - seconds / 2
+        )  # under a steady load it is never idle: then the listeners close
         await self._post("/healthcheck/fail")
         await self._post("/drain_listeners?graceful&skip_exit")
-        await self._until_idle(end)
+        await self._until_idle(halfway)
         await self._post("/drain_listeners")
+        await asyncio.sleep(min(0.2, seconds / 4))  # who was accepted last has yet to send
         await self._until_idle(end)
 
     async def _until_idle(self, end: float) -> None:

@@ -152,7 +152,7 @@ def test_interception_adds_a_chain_that_is_judged_as_intercepted() -> None:
         assert list(every(chain["filters"], "context_extensions")) == [told]
         known = {"credential_cache": {"listener": listener}}
         assert list(every(chain["filters"], "filter_metadata")) == [known]
-    assert opened["transport_socket_connect_timeout"] == "1.5s"
+    assert opened["transport_socket_connect_timeout"] == "2.5s"
     assert config["dynamic_resources"]["ads_config"]["api_type"] == "DELTA_GRPC"
     assert config["node"]["id"]
 
