@@ -38,7 +38,11 @@ async def _cancel_others() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await asyncio.sleep(0)  # lets aborted transports run connection_lost
+    # A TLS connection in the middle of its handshake belongs to no task and to no server yet.
+    for transport in list(getattr(asyncio.get_running_loop(), "_transports", {}).values()):
+        transport.abort()
+    for _ in range(3):
+        await asyncio.sleep(0)  # lets aborted transports run connection_lost
 
 
 class LoopServer:
