@@ -23,9 +23,10 @@ test: check   ## everything that CI runs
 check: lint types   ## what needs no running program
 
 lint: setup
-	$(BIN)/ruff format --check ext_authz tests
-	$(BIN)/ruff check ext_authz tests
+	$(BIN)/ruff format --check ext_authz tests bench tools
+	$(BIN)/ruff check ext_authz tests bench tools
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tools/sync_envoy_lua.py --check
 
 types: setup
 	$(BIN)/mypy
@@ -35,6 +36,9 @@ unit: setup   ## seconds
 
 integration: setup
 	$(BIN)/pytest tests/integration tests/clients
+
+bench: setup   ## about ten minutes, alone on the machine; BENCH=--quick takes less than two
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m bench $(BENCH)
 
 lock:   ## resolve the locked versions anew (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \

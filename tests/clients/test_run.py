@@ -192,10 +192,10 @@ def test_variables_stand_for_flags(world: World, tmp_path: Path) -> None:
     """UPSTREAM_URL alone is enough for a reverse proxy."""
     own = world.sidecar(tmp_path / "sidecar")
     own.environ["UPSTREAM_URL"] = f"https://{world.service_authority}"
-    own.environ["IDTOKEN_SIDECAR_CONCURRENCY"] = "1"
+    own.environ["IDTOKEN_SIDECAR_CONCURRENCY"] = "2"
     with own:
         assert ask_reverse(own, "/").status == 200
-        assert "concurrency 1" in " ".join(_command(own))
+        assert "concurrency 2" in " ".join(_command(own))
 
 
 def _command(own: Sidecar) -> list[str]:

@@ -81,15 +81,16 @@ def test_what_it_leads_to_works(shared: Sidecar, world: World, lead: list[tuple[
     assert ask(shared, url).status == 200
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
 def test_each_of_the_three_headers(
-    shared: Sidecar, world: World, lead: list[tuple[str, str]]
+    shared: Sidecar, world: World, lead: list[tuple[str, str]], method: str
 ) -> None:
     ours = world.service_authority
     lead.append(("location", f"https://{ours}/1"))
     lead.append(("content-location", f"https://{ours}/2"))
     lead.append(("refresh", f"5; url=https://{ours}/3"))
     for _ in range(2):
-        assert values(ask(shared, f"{world.capture_url}/lead").headers) == {
+        assert values(ask(shared, f"{world.capture_url}/lead", method).headers) == {
             "location": f"http://{ours}/1",
             "content-location": f"http://{ours}/2",
             "refresh": f"5; url=http://{ours}/3",

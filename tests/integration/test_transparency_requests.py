@@ -99,7 +99,7 @@ def test_headers_arrive_complete_and_in_order(ways: tuple[Way, Way]) -> None:
 
 
 def test_headers_that_would_steer_envoy_are_not_passed_on(ways: tuple[Way, Way]) -> None:
-    """README, "What it does not do": the one thing that an app sends and the upstream never sees."""
+    """README, "What it does not do": the only headers that the upstream never sees."""
     received, answer = ways[1].exchange(Call(headers=ENVOYS))
     assert answer.status == 200
     assert list(received.headers) == ["authorization"]
