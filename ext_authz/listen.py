@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
 from ext_authz.errors import StartError, UsageError, printable
+
+MAX_SOCKET_PATH = 107  # sun_path of unix(7), less its NUL
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +61,10 @@ def require_local(address: Address, *, insecure: bool, has_tls: bool = False) ->
 
 
 def require_free(host: str, port: int, flag: str) -> None:
-    """Raise StartError if a fixed TCP port is taken.
+    """Raise StartError if a fixed TCP port is taken, or an address is not of this machine.
 
     Envoy and gRPC listen with SO_REUSEPORT: two sidecars would silently share one port.
     """
-    if port == 0:
-        return
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -74,3 +76,16 @@ def require_free(host: str, port: int, flag: str) -> None:
             raise StartError(
                 f"{flag}: {host}:{port} cannot be listened on: {error.strerror}"
             ) from None
+
+
+def why_no_socket(path: Path) -> str:
+    """Say why no Unix socket can be made at a path; gRPC does not."""
+    if len(str(path).encode()) > MAX_SOCKET_PATH:
+        return f"expected a path of at most {MAX_SOCKET_PATH} bytes"
+    if path.is_dir():
+        return "it is a directory"
+    if not path.parent.is_dir():
+        return f"there is no directory {path.parent}"
+    if not os.access(path.parent, os.W_OK):
+        return f"{path.parent} cannot be written to"
+    return "something else stands there"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from ext_authz.check_service import SERVICE_NAME, CheckService
 from ext_authz.clock import Clock, system_clock
 from ext_authz.discovery import ProjectFinder
 from ext_authz.errors import ConfigError, Problem, StartError, UsageError
-from ext_authz.listen import Address, require_free
+from ext_authz.listen import Address, require_free, why_no_socket
 from ext_authz.metrics import CONTENT_TYPE, Metrics
 from ext_authz.mutual_tls import MutualTls
 from ext_authz.policy import Policy
@@ -155,11 +154,8 @@ class Service:
         except RuntimeError:
             port = 0
         if port == 0:
-            folder = Path(address.path).parent
-            reason = "" if os.access(folder, os.W_OK) else f": {folder} cannot be written to"
-            raise StartError(
-                f"--listen: {address} cannot be listened on{reason if address.path else ''}"
-            )
+            reason = why_no_socket(Path(address.path)) if address.path else "the port is not free"
+            raise StartError(f"--listen: {address} cannot be listened on: {reason}")
         return address if address.path else Address(address.host, port)
 
     def _secret_service(self) -> SecretService | None:

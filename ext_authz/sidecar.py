@@ -135,6 +135,7 @@ class Sidecar:
 
     def _require_free_ports(self) -> None:
         options = self._options
+        require_free(options.bind, 0, "--bind")
         require_free(options.bind, options.forward_port, "--forward-port")
         if self.service.settings.upstream is not None:
             require_free(options.bind, options.reverse_port, "--reverse-port")

@@ -70,7 +70,8 @@ class StatusServer:
             self._server = kind((host, port), handler)
         except OSError as error:
             raise StartError(
-                f"--status-port: {host}:{port} cannot be listened on: {error.strerror}"
+                f"--status-port: {host}:{port} cannot be listened on: {error.strerror} "
+                "(the address is --status-address)"
             ) from None
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(

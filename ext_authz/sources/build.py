@@ -19,7 +19,7 @@ from ext_authz.settings import (
     WorkloadCredential,
 )
 from ext_authz.sources import AccessTokenSource, IdentitySource, Source
-from ext_authz.sources.default import default_source
+from ext_authz.sources.default import VARIABLE, default_source
 from ext_authz.sources.endpoints import EndpointGuard
 from ext_authz.sources.gcloud import GcloudSource
 from ext_authz.sources.iam import Target
@@ -126,6 +126,8 @@ def _impersonation(credential: ImpersonatedCredential, settings: Settings) -> Id
 
 
 def _problem(named: NamedCredential, error: SourceError) -> Problem:
+    if isinstance(named.credential, AutoCredential) and named.credential.key_file is not None:
+        return Problem(error.message, VARIABLE)
     return Problem(error.message, f"credentials.{named.name}", named.file, named.line)
 
 
