@@ -1,0 +1,3 @@
+module idtoken-sidecar/bench/goload
+
+go 1.24

@@ -1,0 +1,3 @@
+module idtoken-sidecar/bench/goproxy
+
+go 1.24
