@@ -105,7 +105,8 @@ class GrpcBehaviour:
         """As the client set it."""
         answer = caller(way, GrpcCall("Left", service="test.Clock", deadline_seconds=9.0))
         assert answer.code == OK, answer.details
-        assert 0 < float(answer.messages[0]) <= 9.0
+        # gRPC rounds the timeout that it sends up, so what is left on arrival may be a little more.
+        assert 8.0 < float(answer.messages[0]) < 9.5
 
     def test_deadline_ends_the_call(self, caller: Caller, way: Way) -> None:
         """In time, and not as some other failure."""
