@@ -20,12 +20,11 @@ from ext_authz.destination import Destination, parse_authority
 from ext_authz.errors import BadDestinationError, Problem
 from ext_authz.rules import DEFAULT, HTTP_PORT, HTTPS_PORT, Rule
 from ext_authz.settings import FileSecret, Interception, Settings
-from ext_authz.short_names import Project
+from ext_authz.short_names import REGION, Project
 from ext_authz.yaml_reader import Problems, Value, read
 
 MAX_FILE_BYTES = 1024 * 1024
 _PROJECT_NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
-_REGION = re.compile(r"[a-z]+-[a-z]+[0-9]{1,2}", re.ASCII)
 _TOP_KEYS = (
     "credentials",
     "destinations",
@@ -148,7 +147,7 @@ class _Loader:
             return replace(settings, discovery=section.choice("auto", "off") != "off")
         fields = section.fields("project_number", "region")
         number = self._matching(fields.get("project_number"), _PROJECT_NUMBER, "a project's number")
-        region = self._matching(fields.get("region"), _REGION, "a region such as europe-west1")
+        region = self._matching(fields.get("region"), REGION, "a region such as europe-west1")
         if len(fields) < 2:
             section.problem("expected project_number and region, or the word auto or off")
         project = Project(number, region) if number and region else None

@@ -6,14 +6,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from ext_authz import probe
 from ext_authz.clock import Now
-from ext_authz.decisions import Deny, Discover, Inject, Listener, Request
+from ext_authz.decisions import Deny, Discover, Inject
 from ext_authz.destination import Destination, parse_authority
 from ext_authz.errors import SidecarError
-from ext_authz.explain import authority_of
+from ext_authz.explain import request_for
 from ext_authz.policy import Policy, decide
 from ext_authz.settings import Settings
 from ext_authz.sources import Source
@@ -65,8 +64,7 @@ class Doctor:
             finding.verdict = "wildcard"
             finding.advice = "name one of its hosts to have it examined: doctor https://HOST"
             return finding
-        path = urlsplit(target if "://" in target else f"//{target}").path
-        decision = decide(Request(Listener.FORWARD, authority_of(target), path=path), self._policy)
+        decision = decide(request_for(target), self._policy)
         if not isinstance(decision, Inject):
             return _without_rule(finding, decision)
         if sidecar:

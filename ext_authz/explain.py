@@ -25,16 +25,22 @@ def authority_of(url: str) -> str:
     return parts.netloc
 
 
+def request_for(url: str) -> Request:
+    """Return the facts of a plain request to a URL through the forward proxy. Raises UsageError."""
+    authority = authority_of(url)
+    path = urlsplit(url if "://" in url else f"//{url}").path
+    return Request(Listener.FORWARD, authority, path=path)
+
+
 def explain(url: str, settings: Settings, sources: dict[str, Source]) -> dict[str, Any]:
     """Return what the decision for this URL is and why, as a JSON-ready mapping.
 
     Raises UsageError when it is no URL.
     """
     policy = settings.policy()
-    authority = authority_of(url)
-    path = urlsplit(url).path
-    decision = decide(Request(Listener.FORWARD, authority, path=path), policy)
-    found: dict[str, Any] = {"url": url, "authority": authority}
+    request = request_for(url)
+    decision = decide(request, policy)
+    found: dict[str, Any] = {"url": url, "authority": request.authority}
     match decision:
         case Inject():
             found |= _injection(decision, policy, sources[decision.rule.credential])
@@ -65,7 +71,7 @@ def _injection(decision: Inject, policy: Policy, source: Source) -> dict[str, An
         "credential": decision.rule.credential,
         "credential_kind": source.kind,
         "credential_found": source.found,
-        "credential_note": getattr(source, "note", "") or None,
+        "credential_note": source.note or None,
         "header": decision.header.value,
         "header_if_app_sends_authorization": _second_header(decision, policy),
         "upstream": f"https://{decision.authority}",
@@ -100,8 +106,7 @@ def audience_and_credential(text: str, settings: Settings) -> tuple[str, str]:
     if not text.strip():
         raise UsageError("expected a URL or an audience, got an empty text")
     if "://" in text:
-        request = Request(Listener.FORWARD, authority_of(text), path=urlsplit(text).path)
-        decision = decide(request, settings.policy())
+        decision = decide(request_for(text), settings.policy())
         if isinstance(decision, Inject):
             return decision.rule.credential, decision.audience
     return DEFAULT, text

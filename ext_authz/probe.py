@@ -23,7 +23,6 @@ class Answer:
 
     status: int
     why: str = ""
-    challenge: str = ""  # WWW-Authenticate
     date: float | None = None  # Unix seconds by the server's clock
 
 
@@ -78,9 +77,8 @@ def _exchange(connection: http.client.HTTPConnection, path: str, headers: dict[s
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
         body = response.read(4096) if response.status >= 400 else b""
-        challenge = response.headers.get("www-authenticate", "")
         why = body.decode("utf-8", "replace") if b'"error"' in body else ""
-        return Answer(response.status, why, challenge, _time_of(response.headers.get("date", "")))
+        return Answer(response.status, why, _time_of(response.headers.get("date", "")))
     except ssl.SSLCertVerificationError as error:
         return Answer(0, f"its certificate is not trusted here: {error.verify_message}")
     except (OSError, http.client.HTTPException) as error:

@@ -15,7 +15,7 @@ from ext_authz.errors import BadDestinationError
 
 MAX_LABEL_LENGTH = 63  # RFC 1035 section 2.3.4
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
-_REGION = re.compile(r"[a-z]+-[a-z]+[0-9]{1,2}", re.ASCII)
+REGION = re.compile(r"[a-z]+-[a-z]+[0-9]{1,2}", re.ASCII)
 _CLUSTER_SUFFIX = ".svc.cluster.local"  # NAME.NAMESPACE before it, as Kubernetes names services
 _DEFAULT_PORTS = (None, 80, 443)
 
@@ -49,7 +49,7 @@ def short_name(destination: Destination) -> ShortName | None:
     name, _, region = host.partition(".")
     if destination.port not in _DEFAULT_PORTS or not _NAME.fullmatch(name):
         return None
-    if region and not _REGION.fullmatch(region):
+    if region and not REGION.fullmatch(region):
         return None
     return ShortName(name, region or None)
 

@@ -156,8 +156,7 @@ class TokenCache:
         if now.elapsed - entry.refused_until > LONGEST_BACKOFF_SECONDS:
             entry.refusals = 0  # the last one is long ago: this is a new story
         entry.refusals += 1
-        wait = min(FIRST_BACKOFF_SECONDS * 2 ** min(entry.refusals, 10), LONGEST_BACKOFF_SECONDS)
-        entry.refused_until = now.elapsed + wait
+        entry.refused_until = now.elapsed + _doubled(entry.refusals)
         entry.token = entry.failure = None
         return True
 
@@ -210,8 +209,7 @@ class TokenCache:
         return error.code
 
     def _backoff_seconds(self, error: SourceError, attempts: int) -> float:
-        doubled = min(FIRST_BACKOFF_SECONDS * 2 ** min(attempts - 1, 10), LONGEST_BACKOFF_SECONDS)
-        base = PERMANENT_BACKOFF_SECONDS if error.permanent else doubled
+        base = PERMANENT_BACKOFF_SECONDS if error.permanent else _doubled(attempts - 1)
         asked = min(error.retry_after_seconds or 0.0, LONGEST_RETRY_AFTER_SECONDS)
         return max(base * (0.9 + 0.2 * self._jitter()), asked)
 
@@ -248,3 +246,8 @@ class TokenCache:
     def _is_idle(self, entry: _Entry, now: Now) -> bool:
         life = entry.token.life_seconds if entry.token else LONGEST_BACKOFF_SECONDS * 4
         return now.elapsed - entry.last_used > life
+
+
+def _doubled(times: int) -> float:
+    """Return the first back-off, doubled so many times, within the longest (seconds)."""
+    return min(FIRST_BACKOFF_SECONDS * 2.0 ** min(times, 10), LONGEST_BACKOFF_SECONDS)

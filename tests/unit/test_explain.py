@@ -33,6 +33,7 @@ class Canned:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+        self.note = ""
 
     def fetch(self, audience: str) -> Fetched:
         raise AssertionError("explain asks nobody")
