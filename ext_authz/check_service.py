@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import grpc
+from google.protobuf.message import DecodeError
 
 from ext_authz import answers, log
 from ext_authz.clock import Clock, system_clock
@@ -30,6 +30,7 @@ from ext_authz.destination import MAX_AUTHORITY_LENGTH
 from ext_authz.errors import TokenUnavailableError
 from ext_authz.policy import Policy, decide
 from ext_authz.proto import external_auth_pb2 as pb
+from ext_authz.rpc import Answer, Caller, Methods, RpcError, Status, Unary, UnaryCall
 from ext_authz.short_names import Project
 from ext_authz.token_cache import TokenCache
 from ext_authz.tokens import SAFETY_MARGIN_SECONDS, Token, TokenKey, seconds_left
@@ -39,7 +40,6 @@ MAX_CACHE_SECONDS = 10  # a reload or a refused token takes effect everywhere wi
 MAX_REMEMBERED = 4096  # decisions and answers; both are remade when asked for again
 
 MAX_PATH_LENGTH = 256
-Guard = Callable[[Callable[[Any, Any], Awaitable[bytes]]], Callable[[Any, Any], Awaitable[bytes]]]
 OnCheck = Callable[[str, str], None]
 FindProject = Callable[[], Awaitable[Project | None]]
 
@@ -84,25 +84,46 @@ class CheckService:
         self._decisions.clear()
         self._answers.clear()
 
-    async def check(self, message: pb.CheckRequest, context: Any = None) -> bytes:
-        """Answer one CheckRequest with a serialised CheckResponse."""
+    def methods(self, guard: Callable[[UnaryCall], UnaryCall]) -> Methods:
+        """Return what the server serves; `guard` may limit who calls."""
+        return {f"/{SERVICE_NAME}/Check": Unary(guard(self.check))}
+
+    def check(self, payload: bytes, caller: Caller) -> Answer:
+        """Answer a CheckRequest with a CheckResponse, both serialised.
+
+        At once where the token is held; otherwise a coroutine. Raises RpcError for other bytes.
+        """
+        try:
+            message = pb.CheckRequest.FromString(payload)
+        except DecodeError:
+            raise RpcError(Status.INVALID_ARGUMENT, "expected a CheckRequest (v3)") from None
         decision = self._decide(_facts(message, with_path=self._policy.needs_path))
         if isinstance(decision, Discover):
-            decision = await self._discovered(message)
-        if isinstance(decision, Inject):
-            key = TokenKey(decision.rule.credential, decision.audience)
-            try:
-                token = self._tokens.peek(key) or await self._tokens.get(key)
-            except TokenUnavailableError as error:
-                decision = _unavailable(decision, error)
-            else:
-                self._on_check("inject", decision.rule.match)
-                return self._injected(
-                    decision, token, self._cache_seconds(message, decision, token)
-                )
-        return self._without_token(decision, message.attributes.request.http)
+            return self._discovered(message)
+        return self._answer(message, decision)
 
-    async def _discovered(self, message: pb.CheckRequest) -> Decision:
+    def _answer(self, message: pb.CheckRequest, decision: Decision) -> Answer:
+        if not isinstance(decision, Inject):
+            return self._without_token(decision, message.attributes.request.http)
+        key = TokenKey(decision.rule.credential, decision.audience)
+        token = self._tokens.peek(key)
+        if token is None:
+            return self._fetched(message, decision, key)
+        return self._with_token(message, decision, token)
+
+    async def _fetched(self, message: pb.CheckRequest, decision: Inject, key: TokenKey) -> bytes:
+        try:
+            token = await self._tokens.get(key)
+        except TokenUnavailableError as error:
+            refusal = _unavailable(decision, error)
+            return self._without_token(refusal, message.attributes.request.http)
+        return self._with_token(message, decision, token)
+
+    def _with_token(self, message: pb.CheckRequest, decision: Inject, token: Token) -> bytes:
+        self._on_check("inject", decision.rule.match)
+        return self._injected(decision, token, self._cache_seconds(message, decision, token))
+
+    async def _discovered(self, message: pb.CheckRequest) -> bytes:
         """Decide again, knowing the project, or that there is none."""
         project = await self._project()
         policy = self._policy
@@ -111,7 +132,9 @@ class CheckService:
         if project is not None:
             self._policy = policy
             self._decisions.clear()
-        return decide(_facts(message, with_path=policy.needs_path), policy)
+        decision = decide(_facts(message, with_path=policy.needs_path), policy)
+        answer = self._answer(message, decision)
+        return answer if isinstance(answer, bytes) else await answer
 
     def _decide(self, request: Request) -> Decision:
         decision = self._decisions.get(request)
@@ -170,14 +193,6 @@ class CheckService:
             f"call http://{host}/ instead, or turn intercept_https on",
             destination=host,
         )
-
-    def handler(self, guard: Guard | None = None) -> grpc.GenericRpcHandler:
-        """Return what a grpc.aio server needs to serve `Check`; `guard` may limit who calls."""
-        method: Any = grpc.unary_unary_rpc_method_handler(
-            guard(self.check) if guard else self.check,
-            request_deserializer=pb.CheckRequest.FromString,
-        )
-        return grpc.method_handlers_generic_handler(SERVICE_NAME, {"Check": method})
 
 
 def _facts(message: pb.CheckRequest, *, with_path: bool) -> Request:

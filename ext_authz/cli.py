@@ -22,7 +22,6 @@ EXIT_USAGE = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status. Prints one sentence per error, never a traceback."""
-    config.quiet_grpc()
     try:
         options = _parse(sys.argv[1:] if arguments is None else arguments)
         handler, _ = _COMMANDS[options.command]

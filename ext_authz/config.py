@@ -45,13 +45,6 @@ def environment() -> Mapping[str, str]:
     return dict(os.environ)
 
 
-def quiet_grpc() -> None:
-    """Keep grpc's own lines off stderr: call it before grpc is imported."""
-    environment()  # copied first: what exec hands on must not hold our settings
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
-
 @dataclass(frozen=True, slots=True)
 class Overrides:
     """What flags and their environment variables say; None where they say nothing."""

@@ -11,9 +11,7 @@ import asyncio
 import datetime
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
-import grpc
 from envoy_data_plane.envoy.config.core.v3 import DataSource
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import Secret, TlsCertificate
 from envoy_data_plane.envoy.service.discovery.v3 import (
@@ -27,6 +25,7 @@ from ext_authz import log
 from ext_authz.decisions import Inject, Keep, Listener, Request
 from ext_authz.local_ca import Authority, Leaf
 from ext_authz.policy import Policy, decide
+from ext_authz.rpc import Caller, Methods, Stream
 
 SERVICE_NAME = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
@@ -48,7 +47,7 @@ class SecretService:
         self._policy = policy
         self._leaves: OrderedDict[str, Leaf] = OrderedDict()
 
-    async def stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+    async def stream(self, requests: AsyncIterator[bytes], caller: Caller) -> AsyncIterator[bytes]:
         """Answer each request of one Envoy for as long as it stays connected."""
         given: OrderedDict[str, None] = OrderedDict()
         number = 0
@@ -116,12 +115,9 @@ class SecretService:
             self._leaves.popitem(last=False)
         return leaf
 
-    def handler(self) -> grpc.GenericRpcHandler:
-        """Return what a grpc.aio server needs to serve the stream."""
-        method: Any = grpc.stream_stream_rpc_method_handler(self.stream)
-        return grpc.method_handlers_generic_handler(
-            SERVICE_NAME, {"DeltaAggregatedResources": method}
-        )
+    def methods(self) -> Methods:
+        """Return what the server serves."""
+        return {f"/{SERVICE_NAME}/DeltaAggregatedResources": Stream(self.stream)}
 
 
 async def _or_pause(

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import grpc
+from typing import Any, Self
 
 from ext_authz import log
 from ext_authz.errors import StartError, UsageError
 from ext_authz.reload import Signature, signature
-
-Method = Callable[[Any, Any], Awaitable[bytes]]
+from ext_authz.rpc import Answer, Caller, RpcError, Status, UnaryCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,69 +25,80 @@ class MutualTls:
     client_ca: Path
     clients: frozenset[str] = frozenset()
 
-    def credentials(self) -> grpc.ServerCredentials:
-        """Return credentials that follow the files. Raises StartError if they are unusable."""
-        first = self.read()
-        if first is None:
-            raise StartError("--tls-certificate, --tls-key or --tls-client-ca cannot be used")
-        fetcher: Any = _Fetcher(self)
-        return grpc.dynamic_ssl_server_credentials(
-            first, fetcher, require_client_authentication=True
-        )
-
     def files(self) -> tuple[Path, ...]:
         """Return the three files."""
         return self.certificate, self.key, self.client_ca
 
-    def read(self) -> Any | None:
-        """Return grpc's certificate configuration, or None after logging why there is none."""
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
-        from cryptography.x509 import load_pem_x509_certificates
+    def context(self) -> ssl.SSLContext:
+        """Return a context that follows the files. Raises StartError if they are unusable."""
+        return _Following(self)
 
+    def read(self) -> ssl.SSLContext | None:
+        """Return a context for the files as they are, or None after logging why there is none."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.set_alpn_protocols(["h2"])
+        context.options |= ssl.OP_NO_TICKET  # a resumed session would not be verified again
+        context.num_tickets = 0
         try:
-            certificate, key, client_ca = (path.read_bytes() for path in self.files())
-            own = load_pem_x509_certificates(certificate)[0].public_key()
-            load_pem_x509_certificates(client_ca)
-            if load_pem_private_key(key, None).public_key() != own:
+            context.load_verify_locations(self.client_ca)
+            context.load_cert_chain(self.certificate, self.key, password=_no_password)
+        except ssl.SSLError as error:
+            if error.reason == "KEY_VALUES_MISMATCH":
                 log.error("the key of --tls-key is not that of --tls-certificate")
-                return None
+            else:
+                log.error("a TLS file holds no PEM that can be used", file=str(self.certificate))
+            return None
         except OSError as error:
             log.error(f"a TLS file cannot be read: {error.strerror}", file=error.filename)
             return None
-        except (ValueError, TypeError, IndexError):
-            log.error("a TLS file holds no PEM that can be used", file=str(self.certificate))
+        except ValueError:
+            log.error("a TLS file cannot be used: expected a key without a password")
             return None
-        return grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca)
+        return context
 
-    def guard(self, method: Method) -> Method:
+    def guard(self, call: UnaryCall) -> UnaryCall:
         """Return the method, answering only clients whose certificate has an allowed name."""
         if not self.clients:
-            return method
+            return call
 
-        async def guarded(request: Any, context: Any) -> bytes:
-            if self.clients.isdisjoint(_names(context.auth_context())):
-                await context.abort(
-                    grpc.StatusCode.PERMISSION_DENIED,
+        def guarded(message: bytes, caller: Caller) -> Answer:
+            if self.clients.isdisjoint(caller.names):
+                raise RpcError(
+                    Status.PERMISSION_DENIED,
                     "the client's certificate has no name that --allowed-clients lists",
                 )
-            return await method(request, context)
+            return call(message, caller)
 
         return guarded
 
 
-class _Fetcher:
-    """Reads the files again when they changed; grpc asks at every handshake."""
+class _Following(ssl.SSLContext):
+    """Begins each handshake with the files as they are then; unusable ones change nothing."""
+
+    def __new__(cls, tls: MutualTls) -> Self:
+        return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
 
     def __init__(self, tls: MutualTls) -> None:
         self._tls = tls
         self._seen: Signature = signature(tls.files())
+        first = tls.read()
+        if first is None:
+            raise StartError("--tls-certificate, --tls-key or --tls-client-ca cannot be used")
+        self._current = first
 
-    def __call__(self) -> Any | None:
+    def wrap_bio(self, *args: Any, **more: Any) -> ssl.SSLObject:
+        """Asyncio calls this for each connection."""
         now = signature(self._tls.files())
-        if now == self._seen:
-            return None
-        self._seen = now
-        return self._tls.read()
+        if now != self._seen:
+            self._seen = now
+            self._current = self._tls.read() or self._current
+        return self._current.wrap_bio(*args, **more)
+
+
+def _no_password() -> str:
+    raise ValueError  # never ask on a terminal
 
 
 def mutual_tls(
@@ -106,9 +114,3 @@ def mutual_tls(
     if clients is not None and not names:
         raise UsageError("--allowed-clients: expected at least one name, got none")
     return MutualTls(Path(certificate), Path(key), Path(client_ca), names)
-
-
-def _names(auth_context: dict[str, Iterable[bytes]]) -> set[str]:
-    found = (*auth_context.get("x509_subject_alternative_name", ()),)
-    found += (*auth_context.get("x509_common_name", ()),)
-    return {name.decode("utf-8", "replace") for name in found}

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import grpc
+from ext_authz.rpc import Caller, Methods, Stream
 
-PREFIX = "/grpc.reflection."
+SERVICE_NAME = "grpc.reflection.v1alpha.ServerReflection"
 
 
-class LazyReflection(grpc.GenericRpcHandler):
+class LazyReflection:
     """Stands in for the reflection service of grpcio-reflection."""
 
     def __init__(self, service_names: Sequence[str]) -> None:
-        self._service_names = service_names
-        self._handlers: list[grpc.GenericRpcHandler] = []
+        self._service_names = (*service_names, SERVICE_NAME)
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Find the handler of a method, as grpc asks for it."""
-        if not details.method.startswith(PREFIX):
-            return None
-        if not self._handlers:
-            from grpc_reflection.v1alpha import reflection
+    def methods(self) -> Methods:
+        """Return what the server serves."""
+        return {f"/{SERVICE_NAME}/ServerReflectionInfo": Stream(self.stream)}
 
-            names = (*self._service_names, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self)
-        found = (handler.service(details) for handler in self._handlers)
-        return next((handler for handler in found if handler is not None), None)
+    async def stream(self, messages: AsyncIterator[bytes], caller: Caller) -> AsyncIterator[bytes]:
+        """Answer what grpcurl and others ask for."""
+        from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
-        """Take what `enable_server_reflection` would give a server."""
-        self._handlers.extend(handlers)
-
-    def add_registered_method_handlers(self, name: str, handlers: object) -> None:
-        """Ignore the second way in which generated code registers the same methods."""
+        requests = (
+            reflection_pb2.ServerReflectionRequest.FromString(each) async for each in messages
+        )
+        servicer: Any = reflection.aio.ReflectionServicer(self._service_names)
+        async for answer in servicer.ServerReflectionInfo(requests, None):
+            yield answer.SerializeToString()

@@ -8,21 +8,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-
-from ext_authz import log, refresh
+from ext_authz import health, log, refresh
 from ext_authz.check_service import SERVICE_NAME, CheckService
 from ext_authz.clock import Clock, system_clock
 from ext_authz.discovery import ProjectFinder
-from ext_authz.errors import ConfigError, Problem, StartError, UsageError
-from ext_authz.listen import Address, require_free, why_no_socket
+from ext_authz.errors import ConfigError, Problem, UsageError
+from ext_authz.listen import Address
 from ext_authz.metrics import CONTENT_TYPE, Metrics
 from ext_authz.mutual_tls import MutualTls
 from ext_authz.policy import Policy
 from ext_authz.prewarm import prewarm
 from ext_authz.reflection import LazyReflection
 from ext_authz.reload import Signature, Watcher, signature
+from ext_authz.rpc import Methods, UnaryCall
+from ext_authz.rpc_server import RpcServer
 from ext_authz.settings import Credential, Settings, files_of
 from ext_authz.sidecar_service import SidecarService
 from ext_authz.sources import Source
@@ -35,13 +34,7 @@ from ext_authz.tokens import TokenKey
 if TYPE_CHECKING:
     from ext_authz.interception import SecretService
 
-_GRPC_OPTIONS = (
-    ("grpc.so_reuseport", 0),  # two services on one port would answer in turns
-    ("grpc.max_receive_message_length", 1024 * 1024),
-)
 _ONLY_AT_START = ("allow_loopback", "ca_file", "dns_resolvers", "interception", "refresh_ahead")
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +82,7 @@ class Service:
         self._secrets = self._secret_service()
         self._watcher = Watcher(lambda: watched(self.settings), self.reload)
         self._not_warm: dict[TokenKey, str] = {}
-        self._health = health.aio.HealthServicer()
+        self._health = health.Health([SERVICE_NAME])
         self._tasks: list[asyncio.Task[None]] = []
         self._can_decide = False
         self._started = False
@@ -100,24 +93,15 @@ class Service:
         """Listen and answer. Raises StartError if an address is taken."""
         for named in self._sources.sources.items():
             _log_source(*named)
-        self._server = grpc.aio.server(options=_GRPC_OPTIONS)
         tls = self._options.tls
-        guard = tls.guard if tls else None
-        self._server.add_generic_rpc_handlers(
-            (
-                *([self._secrets.handler()] if self._secrets else []),
-                self._check.handler(guard),
-                self._feedback.handler(guard),
-                LazyReflection((SERVICE_NAME, health.SERVICE_NAME)),
-            )
+        self._server = RpcServer(self._methods(tls.guard if tls else lambda call: call))
+        self.listen = await self._server.listen(
+            self._options.listen, tls.context() if tls else None
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self.listen = self._bind(self._options.listen)
         status = self._options.status
         self._status_server = StatusServer(status.host, status.port, self._pages())
         self.status = Address(status.host, self._status_server.port)
         self._status_server.start()
-        await self._server.start()
         self._started = True
         ahead = self.settings.refresh_ahead
         self._spawn(
@@ -129,7 +113,7 @@ class Service:
     async def ready(self) -> None:
         """Wait until prewarming is over, well or not, and tell the world that we serve."""
         await self._warming
-        await self._tell(can_decide=True)
+        self._tell(can_decide=True)
 
     async def _warm(self) -> None:
         wanted = set(self.settings.prewarm)
@@ -141,22 +125,14 @@ class Service:
 
         return project_number_and_region(self.settings.metadata_host)
 
-    def _bind(self, address: Address) -> Address:
-        if not address.path:
-            require_free(address.host, address.port, "--listen")
-        try:
-            tls = self._options.tls
-            port = (
-                self._server.add_secure_port(str(address), tls.credentials())
-                if tls
-                else self._server.add_insecure_port(str(address))
-            )
-        except RuntimeError:
-            port = 0
-        if port == 0:
-            reason = why_no_socket(Path(address.path)) if address.path else "the port is not free"
-            raise StartError(f"--listen: {address} cannot be listened on: {reason}")
-        return address if address.path else Address(address.host, port)
+    def _methods(self, guard: Callable[[UnaryCall], UnaryCall]) -> Methods:
+        return {
+            **self._check.methods(guard),
+            **self._feedback.methods(guard),
+            **self._health.methods(),
+            **LazyReflection((SERVICE_NAME, health.SERVICE_NAME)).methods(),
+            **(self._secrets.methods() if self._secrets else {}),
+        }
 
     def _secret_service(self) -> SecretService | None:
         interception = self.settings.interception
@@ -225,7 +201,7 @@ class Service:
 
         Where everything gets SIGTERM at once (Cloud Run, a pod), the app still has requests to end.
         """
-        await self._tell(can_decide=False)
+        self._tell(can_decide=False)
         await asyncio.sleep(delay_seconds)
 
     async def failed(self) -> str:
@@ -233,10 +209,9 @@ class Service:
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         return next(iter(done)).get_name()
 
-    async def _tell(self, *, can_decide: bool) -> None:
+    def _tell(self, *, can_decide: bool) -> None:
         self._can_decide = can_decide
-        for name in ("", SERVICE_NAME):
-            await self._health.set(name, SERVING if can_decide else NOT_SERVING)
+        self._health.tell(serving=can_decide)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(work))

@@ -11,6 +11,7 @@ from cryptography import x509
 
 from ext_authz.local_ca import Authority
 from ext_authz.policy import Policy
+from ext_authz.rpc import Caller
 from ext_authz.rules import Rule
 
 with warnings.catch_warnings():
@@ -42,7 +43,7 @@ class Stream:
 
     def connect(self) -> None:
         self.requests: asyncio.Queue[bytes] = asyncio.Queue()
-        self.answers = self.service.stream(self._sent(), None)
+        self.answers = self.service.stream(self._sent(), Caller())
 
     async def _sent(self) -> AsyncIterator[bytes]:
         while message := await self.requests.get():

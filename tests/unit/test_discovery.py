@@ -12,7 +12,7 @@ from ext_authz.proto import external_auth_pb2 as pb
 from ext_authz.rules import Rule
 from ext_authz.short_names import Project
 from tests.unit.fakes import FakeClock
-from tests.unit.stage import Stage, headers_of, request, route_of
+from tests.unit.stage import Stage, answer, headers_of, request, route_of
 
 
 class Lookup:
@@ -71,7 +71,7 @@ class Service:
         )
 
     async def check(self, host: str) -> pb.CheckResponse:
-        return pb.CheckResponse.FromString(await self.service.check(request(host)))
+        return pb.CheckResponse.FromString(await answer(self.service, request(host)))
 
 
 async def test_a_request_to_a_short_name_goes_to_the_services_url() -> None:

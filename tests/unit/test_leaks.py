@@ -32,6 +32,7 @@ from ext_authz.sources.worker import SourceRunner
 from ext_authz.token_cache import TokenCache
 from ext_authz.tokens import Fetched, accept, unverified_claims
 from tests.unit.fakes import AUDIENCE, KEY, SENTINEL, FakeClock, jwt
+from tests.unit.stage import answer as reply
 
 NOW = FakeClock()()
 TOKEN = jwt({"aud": AUDIENCE, "exp": NOW.wall + 3600, "jti": SENTINEL}, signature=SENTINEL)
@@ -159,7 +160,7 @@ async def test_a_source_that_breaks_its_promise_shows_nothing_to_anybody(
     service = CheckService(Policy((Rule("*.run.app", "default"),)), cache, metrics.on_check)
     message = pb.CheckRequest()
     message.attributes.request.http.host = "svc.run.app"
-    answer = await service.check(message)
+    answer = await reply(service, message)
     runner.close()
     shown = everything_about(caught.value) + lines.getvalue() + answer.decode("latin-1")
     assert SENTINEL not in shown + metrics.exposition().decode() + "".join(capfd.readouterr())

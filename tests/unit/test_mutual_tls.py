@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from ext_authz.errors import StartError, UsageError
 from ext_authz.mutual_tls import MutualTls, mutual_tls
+from ext_authz.rpc import Caller, RpcError, Status
 from ext_authz.standins.certificates import Authority, make_authority
 
 
@@ -66,8 +72,11 @@ def test_a_list_of_clients_that_names_nobody_does_not_let_everybody_in(clients: 
         mutual_tls("c", "k", "a", clients)
 
 
-def test_good_files_make_credentials(tls: MutualTls) -> None:
-    assert isinstance(tls.credentials(), grpc.ServerCredentials)
+def test_good_files_make_a_context_that_asks_for_a_certificate(tls: MutualTls) -> None:
+    found = tls.read()
+    assert found is not None
+    assert found.verify_mode is ssl.CERT_REQUIRED
+    assert found.minimum_version >= ssl.TLSVersion.TLSv1_2
 
 
 @pytest.mark.parametrize("name", ["certificate", "key", "client_ca"])
@@ -80,99 +89,100 @@ def test_a_file_that_cannot_be_used_stops_the_start_with_its_name_in_the_log(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(StartError, match="--tls-certificate, --tls-key or --tls-client-ca"):
-        tls.credentials()
+        tls.context()
 
 
 def test_a_key_of_another_certificate_stops_the_start(tls: MutualTls, authority: Authority) -> None:
     tls.key.write_bytes((authority.directory / "two-key.pem").read_bytes())
     with pytest.raises(StartError):
-        tls.credentials()
+        tls.context()
 
 
-def follow(tls: MutualTls, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return what grpc calls at each handshake."""
-    fetchers: list[Any] = []
-    monkeypatch.setattr(
-        grpc,
-        "dynamic_ssl_server_credentials",
-        lambda first, fetcher, require_client_authentication: fetchers.append(fetcher),
-    )
-    tls.credentials()
-    return fetchers[0]
+def test_a_key_with_a_password_is_refused_and_nobody_is_asked(
+    tls: MutualTls, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = load_pem_private_key(tls.key.read_bytes(), None)
+    locked = BestAvailableEncryption(b"secret")
+    tls.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked))
+    with pytest.raises(StartError):
+        tls.context()
+    assert "without a password" in caplog.text
+
+
+class Handshakes:
+    """Begins handshakes as asyncio does, and notes when the files are read anew."""
+
+    def __init__(self, tls: MutualTls, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.context = tls.context()
+        self.found: list[ssl.SSLContext | None] = []
+        read = MutualTls.read
+
+        def noted(tls: MutualTls) -> ssl.SSLContext | None:
+            self.found.append(read(tls))
+            return self.found[-1]
+
+        monkeypatch.setattr(MutualTls, "read", noted)
+
+    def begin(self) -> ssl.SSLContext:
+        """The context that this handshake uses."""
+        made = self.context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
+        return made.context
 
 
 def test_replaced_files_are_read_at_the_next_handshake(
     tls: MutualTls, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetcher = follow(tls, monkeypatch)
-    assert fetcher() is None
+    handshakes = Handshakes(tls, monkeypatch)
+    before = handshakes.begin()
+    assert handshakes.found == []
     for name, source in (("certificate", "two.pem"), ("key", "two-key.pem")):
         fresh = tls.certificate.parent / "fresh"
         fresh.write_bytes((authority.directory / source).read_bytes())
         fresh.replace(getattr(tls, name))
-        found = fetcher()
         # Between the two renames certificate and key do not belong together: the old pair stays.
-        assert (found is None) == (name == "certificate")
-    assert fetcher() is None
+        assert (handshakes.begin() is before) == (name == "certificate")
+    assert len(handshakes.found) == 2
+    assert handshakes.begin() is handshakes.found[-1]
 
 
 def test_files_that_vanish_leave_the_old_certificate_in_use(
     tls: MutualTls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetcher = follow(tls, monkeypatch)
+    handshakes = Handshakes(tls, monkeypatch)
+    before = handshakes.begin()
     content = tls.key.read_bytes()
     tls.key.unlink()
-    assert fetcher() is None
+    assert handshakes.begin() is before
     tls.key.write_bytes(content)
-    assert fetcher() is not None
+    assert handshakes.begin() is not before
 
 
-class Context:
-    """A call's context with a client certificate of these names."""
-
-    def __init__(self, *names: str, common_name: str = "") -> None:
-        self._auth = {
-            "transport_security_type": [b"ssl"],
-            "x509_subject_alternative_name": [name.encode() for name in names],
-        }
-        if common_name:
-            self._auth["x509_common_name"] = [common_name.encode()]
-
-    def auth_context(self) -> dict[str, list[bytes]]:
-        return self._auth
-
-    async def abort(self, code: grpc.StatusCode, details: str) -> None:
-        raise PermissionError(code, details)
-
-
-async def answer(request: Any, context: Any) -> bytes:
+def answer(message: bytes, caller: Caller) -> bytes:
     return b"answer"
 
 
 @pytest.mark.parametrize(
-    ("context", "allowed"),
+    ("names", "allowed"),
     [
-        (Context("envoy.test"), True),
-        (Context("other.test", "spiffe://cluster/ns/a/sa/b"), True),
-        (Context(common_name="envoy.test"), True),
-        (Context("envoy.test.evil.example"), False),
-        (Context("ENVOY.test2", common_name="x"), False),
-        (Context(), False),
+        ({"envoy.test"}, True),
+        ({"other.test", "spiffe://cluster/ns/a/sa/b"}, True),
+        ({"envoy.test.evil.example"}, False),
+        ({"ENVOY.test2", "x"}, False),
+        (set(), False),
     ],
 )
-async def test_only_the_clients_that_are_listed_may_call(context: Context, allowed: bool) -> None:
+def test_only_the_clients_that_are_listed_may_call(names: set[str], allowed: bool) -> None:
     path = Path("x")
     tls = MutualTls(path, path, path, frozenset({"envoy.test", "spiffe://cluster/ns/a/sa/b"}))
     guarded = tls.guard(answer)
     if allowed:
-        assert await guarded(None, context) == b"answer"
+        assert guarded(b"", Caller(frozenset(names))) == b"answer"
         return
-    with pytest.raises(PermissionError) as caught:
-        await guarded(None, context)
-    assert caught.value.args[0] is grpc.StatusCode.PERMISSION_DENIED
-    assert "--allowed-clients" in caught.value.args[1]
+    with pytest.raises(RpcError, match="--allowed-clients") as caught:
+        guarded(b"", Caller(frozenset(names)))
+    assert caught.value.status is Status.PERMISSION_DENIED
 
 
-async def test_without_a_list_every_client_of_the_ca_may_call() -> None:
+def test_without_a_list_every_client_of_the_ca_may_call() -> None:
     path = Path("x")
-    assert await MutualTls(path, path, path).guard(answer)(None, Context()) == b"answer"
+    assert MutualTls(path, path, path).guard(answer)(b"", Caller()) == b"answer"

@@ -11,7 +11,7 @@ from ext_authz.policy import Policy
 from ext_authz.proto import external_auth_pb2 as pb
 from ext_authz.rules import Rule
 from ext_authz.tokens import TokenKey
-from tests.unit.stage import Stage, error_of, headers_of, request
+from tests.unit.stage import Stage, answer, error_of, headers_of, request
 
 RULES = (
     Rule("*.run.app", "default"),
@@ -139,5 +139,5 @@ async def test_an_audience_of_the_route_may_hold_the_functions_name() -> None:
     extensions = {"audience": "https://{host}{path}"}
     check = request("f.example.com", listener=None, extensions=extensions)
     check.attributes.request.http.path = "/hello/x"
-    await stage.service.check(check)
+    await answer(stage.service, check)
     assert stage.world.fetch.asked == [TokenKey("default", "https://f.example.com/hello")]

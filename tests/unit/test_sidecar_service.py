@@ -6,11 +6,13 @@ import pytest
 
 from ext_authz.destination import Destination
 from ext_authz.policy import Policy
+from ext_authz.rpc import Caller
 from ext_authz.rules import Rule
 from ext_authz.sidecar_service import SidecarService
 from ext_authz.tokens import Fetched
 from tests.unit.fakes import KEY, World
 
+NOBODY = Caller()
 POLICY = Policy((Rule("*.run.app", "default"),), upstream=Destination("up.run.app"))
 
 
@@ -24,7 +26,7 @@ async def test_a_refused_token_is_minted_anew_for_the_next_request(
 ) -> None:
     service, world = made()
     token = await world.cache.get(KEY)
-    assert await service.token_refused(token.fingerprint.encode()) == b""
+    assert service.token_refused(token.fingerprint.encode(), NOBODY) == b""
     assert (await world.cache.get(KEY)).text != token.text
     assert token.text not in capsys.readouterr().err
 
@@ -33,8 +35,8 @@ async def test_a_refused_token_is_minted_anew_for_the_next_request(
 async def test_nonsense_drops_nothing_and_gets_an_empty_answer(payload: bytes) -> None:
     service, world = made()
     token = await world.cache.get(KEY)
-    assert await service.token_refused(payload) == b""
-    assert await service.rewrite_redirect(payload) == b""
+    assert service.token_refused(payload, NOBODY) == b""
+    assert service.rewrite_redirect(payload, NOBODY) == b""
     assert world.cache.peek(KEY) is token
 
 
@@ -55,7 +57,7 @@ async def test_a_redirect_is_answered_with_the_url_to_use_or_with_nothing(
     payload: bytes, url: bytes | None
 ) -> None:
     service, _ = made()
-    found = await service.rewrite_redirect(payload)
+    found = service.rewrite_redirect(payload, NOBODY)
     if url is None:  # a header cannot hold a line break: Envoy refuses it, we must not fail
         assert isinstance(found, bytes)
     else:
@@ -66,5 +68,5 @@ async def test_redirects_follow_a_new_policy() -> None:
     service, _ = made()
     service.use(Policy((Rule("example.com", "default"),)))
     ask = service.rewrite_redirect
-    assert await ask(b"forward\nx.y\nhttps://example.com/") == b"http://example.com/"
-    assert await ask(b"forward\nx.y\nhttps://svc.run.app/") == b""
+    assert ask(b"forward\nx.y\nhttps://example.com/", NOBODY) == b"http://example.com/"
+    assert ask(b"forward\nx.y\nhttps://svc.run.app/", NOBODY) == b""
