@@ -28,7 +28,7 @@ local REDIRECTS = {
   ["content-location"] = "^(%s*)(" .. HTTPS .. "%S+)(%s*)$",
   ["refresh"] = "^([%d%s.]*[;,]%s*[Uu][Rr][Ll]%s*=%s*[\"']?)(" .. HTTPS .. "[^%s\"']+)(.*)$",
 }
-local FLAG_OF = { ["authorization"] = 1, ["x-serverless-authorization"] = 2, ["proxy-authorization"] = 3 }
+local PROXY = "proxy-authorization"
 
 local young, old, count = {}, {}, 0
 
@@ -48,13 +48,12 @@ if has_ffi then
   end)
 end
 
--- Everything that a decision depends on, apart from the listener; the path never matters to an
--- answer that the service allows to keep. Three flags (see FLAG_OF), then the authority.
+-- Everything that a decision depends on, apart from the listener: whether the app has a header of its
+-- own, then the authority. The path never matters to an answer that the service allows to keep, and
+-- proxy-authorization only where it is the header to be set: see below. (A look at a header costs as
+-- much as everything else that a hit does here.)
 local function key_of(headers, authority)
-  return (headers:get("authorization") and "A" or "-")
-    .. (headers:get("x-serverless-authorization") and "S" or "-")
-    .. (headers:get("proxy-authorization") and "P" or "-")
-    .. authority
+  return (headers:get("authorization") and "A" or "-") .. authority
 end
 
 local function keep(key, entry)
@@ -82,6 +81,9 @@ function envoy_on_request(handle)
   end
   local key = key_of(headers, authority)
   local entry = time and (young[key] or old[key])
+  if entry and entry.header == PROXY and headers:get(PROXY) then
+    entry = nil     -- whether the app's own is replaced or kept is the service's to say
+  end
   if not entry or time >= entry.renew then
     if entry and time < entry.ends then
       entry.renew = entry.ends        -- this request asks; the others are served until the end
@@ -116,8 +118,8 @@ local function call(handle, method, text)
   end
 end
 
--- Keeps the answer that the service gave to this request, from when it was asked. An answer that may
--- not be kept (a refusal, for example) also ends what was kept before, but never a later answer.
+-- Keeps the answer that the service gave to this request, from when it was asked. A refusal also ends
+-- what was kept before, but never a later answer.
 local function remember(asked, answer)
   local seconds = math.min(tonumber(answer.cache_seconds) or 0, MAX_SECONDS)
   local time, key = asked:match("^(.-)\n(.*)$")
@@ -136,16 +138,13 @@ local function remember(asked, answer)
     value = answer.value,
     remove = {},
     token_id = answer.token_id or "",
-    mark = "hit\n" .. (answer.token_id or "") .. "\n" .. key:sub(4),
+    mark = "hit\n" .. (answer.token_id or "") .. "\n" .. key:sub(2),
     asked = time,
     ends = time + seconds,
     renew = time + math.max(seconds - RENEW_SECONDS, seconds / 2),
   }
   for name in (answer.remove or ""):gmatch("[^,]+") do
-    local flag = FLAG_OF[name]
-    if not flag or key:sub(flag, flag) ~= "-" then    -- what the key says is absent needs no removing
-      table.insert(entry.remove, name)
-    end
+    table.insert(entry.remove, name)
   end
   keep(key, entry)
 end
@@ -163,7 +162,8 @@ local function rewrite(handle, name, pattern, client_authority)
   end
 end
 
--- Not called for an ordinary response to a hit: the matcher around this filter sees to that.
+-- Called for a response that refuses the token or leads elsewhere, and after an answer that may be kept
+-- or that refused: the matcher around this filter sees to that.
 function envoy_on_response(handle)
   local state = handle:streamInfo():filterState()
   local hit, asked = state:get(HIT), state:get(ASKED)
@@ -171,7 +171,7 @@ function envoy_on_response(handle)
   if answer.route ~= "tls" and not hit then
     return asked and remember(asked, {})
   end
-  local token_id, client_authority = answer.token_id, asked and asked:match("\n...(.*)$")
+  local token_id, client_authority = answer.token_id, asked and asked:match("\n.(.*)$")
   if hit then
     token_id, client_authority = hit:match("^hit\n(.-)\n(.*)$")
   end

@@ -135,13 +135,27 @@ test("without a clock nothing is kept", function()
   equal(envoy.request(get()).asked, true)
 end)
 
-test("each header that the decision depends on has an entry of its own", function()
+test("the header that the decision depends on has an entry of its own", function()
   fill()
-  for _, name in ipairs({ "authorization", "x-serverless-authorization", "proxy-authorization" }) do
-    equal(envoy.request(get(HOST, { name, "" })).asked, true)
-    equal(envoy.request(get(HOST, { name, "Bearer app" })).asked, true)
+  for _, value in ipairs({ "", "Bearer app" }) do
+    equal(envoy.request(get(HOST, { "authorization", value })).asked, true)
   end
-  equal(envoy.request(get(HOST, { "cookie", "a" })).hit, true)
+  for _, name in ipairs({ "cookie", "x-serverless-authorization", "proxy-authorization" }) do
+    equal(envoy.request(get(HOST, { name, "Bearer app" })).hit, true)
+  end
+end)
+
+test("an app's own proxy-authorization asks where that is the header to be set", function()
+  local own = { "proxy-authorization", "Basic app" }
+  for _, first in ipairs({ {}, own }) do
+    fill({ header = "proxy-authorization", token_id = "id-2" }, first)
+    equal(envoy.request(get(HOST, own)).asked, true)
+    equal(envoy.request(get(HOST, own)).request:get("proxy-authorization"), "Basic app")
+    local stream = envoy.request(get(HOST))
+    equal(stream.hit, true)
+    equal(stream.request:get("proxy-authorization"), "Bearer secret-1")
+    envoy.response(stream, refused())
+  end
 end)
 
 test("another spelling of the host is another entry", function()
@@ -192,11 +206,11 @@ test("a refused token is forgotten under every key, and the service is told", fu
 end)
 
 test("the answer to a refused request is not kept, and another token stays", function()
-  fill({ token_id = "id-2" }, { "proxy-authorization", "x" })
+  fill({ token_id = "id-2" }, { "authorization", "x" })
   envoy.response(envoy.request(get(), answer()), refused())
   equal(envoy.calls[1].body, "\0\0\0\0\4id-1")
   equal(envoy.request(get()).asked, true)
-  equal(envoy.request(get(HOST, { "proxy-authorization", "x" })).hit, true)
+  equal(envoy.request(get(HOST, { "authorization", "x" })).hit, true)
 end)
 
 test("with the cache off a refused token is still told", function()

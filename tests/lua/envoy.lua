@@ -96,7 +96,9 @@ function envoy.response(stream, list)
   for _, name in ipairs({ "location", "content-location", "refresh" }) do
     leads = leads or ((response:get(name) or ""):lower():find("https://", 1, true) ~= nil)
   end
-  if stream.hit and response:get(":status") ~= "401" and not leads then
+  local answer = stream.metadata["envoy.filters.http.ext_authz"] or {}
+  local passes = answer.route ~= nil and answer.cache_seconds == nil
+  if (stream.hit or passes) and response:get(":status") ~= "401" and not leads then
     return response
   end
   envoy_on_response(handle_of(stream, list))
