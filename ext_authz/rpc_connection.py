@@ -28,6 +28,7 @@ from hyperframe.frame import GoAwayFrame
 
 from ext_authz.rpc import Caller, Methods, RpcError, Status, Stream, Unary
 from ext_authz.rpc_call import Call
+from ext_authz.rpc_headers import RememberingDecoder, RememberingEncoder
 
 MAX_CALLS = 1000  # at once on a connection; Envoy opens another one for more
 MAX_HEADER_BYTES = 65536
@@ -49,6 +50,8 @@ class Connection(asyncio.Protocol):
         self._methods = methods
         self._gone = gone
         self._h2 = H2Connection(_CONFIG)
+        self._h2.decoder = RememberingDecoder(MAX_HEADER_BYTES)
+        self._h2.encoder = RememberingEncoder()
         self._calls: dict[int, Call] = {}
         self._caller = Caller()
         self._transport: Any = None
