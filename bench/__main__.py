@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench import checks, contenders, report, scenarios, starts
+from bench import checks, contenders, instructions, report, scenarios, starts
 from bench.arithmetic import median
 from bench.contenders import Contender
 from bench.pictures import draw
@@ -96,6 +96,17 @@ class Bench:
             "held_count": held.count,
             "held_beyond_mb": held.beyond_mb,
         }
+
+    def instructions(self) -> None:
+        """What Envoy does per request, counted instead of timed."""
+        counted = instructions.count(self._stage)
+        if counted is None:
+            print("instructions are not counted: valgrind is missing")
+            return
+        for name, number in counted.items():
+            ratio = number / counted["bare"]
+            print(f"instructions of Envoy per request, {name}: {number:.0f} ({ratio:.2f} x bare)")
+        self.singles["instructions"] = counted
 
     def loads(self) -> None:
         """Every contender under every load, in turning rounds."""
@@ -191,6 +202,7 @@ def main() -> int:
             bench = Bench(stage, replace(size, destinations=many))
             bench.starts()
             bench.tokens()
+            bench.instructions()
             bench.loads()
             bench.two_workers()
             bench.many()

@@ -73,13 +73,16 @@ def write_config(stage: Stage, path: Path, *, cache: bool) -> Path:
 
 
 @contextmanager
-def sidecar(stage: Stage, name: str, *, cache: bool, workers: int = 1) -> Iterator[Contender]:
+def sidecar(
+    stage: Stage, name: str, *, cache: bool, workers: int = 1, program: Path | None = None
+) -> Iterator[Contender]:
     """Run the sidecar: Envoy and the service."""
     slug = _slug(name)
     config = write_config(stage, stage.directory / f"{slug}.yaml", cache=cache)
     ready, log = stage.directory / f"{slug}.ready", stage.directory / f"{slug}.log"
     ready.unlink(missing_ok=True)
-    more = ("--listen=127.0.0.1:0", f"--concurrency={workers}", "--log-level=warning")
+    more = ["--listen=127.0.0.1:0", f"--concurrency={workers}", "--log-level=warning"]
+    more += [f"--envoy={program}"] if program else []
     environ = processes.clean_environment(stage.directory, stage.google.environment())
     process = processes.start(sidecar_command(config, ready, *more), log, environ)
     try:
@@ -92,15 +95,19 @@ def sidecar(stage: Stage, name: str, *, cache: bool, workers: int = 1) -> Iterat
 
 
 @contextmanager
-def bare(stage: Stage, name: str = "bare", workers: int = 1) -> Iterator[Contender]:
+def bare(
+    stage: Stage, name: str = "bare", workers: int = 1, program: Path | None = None
+) -> Iterator[Contender]:
     """Run the same Envoy without any authorization."""
     config = envoy_configs.bare(stage.ca_file, stage.token)
-    with Envoy(stage.directory, _slug(name), config, workers) as envoy:
+    with Envoy(stage.directory, _slug(name), config, workers, program) as envoy:
         yield Contender(name, envoy.address, envoy.pid)
 
 
 @contextmanager
-def gcp_authn(stage: Stage, name: str, *, static: bool) -> Iterator[Contender]:
+def gcp_authn(
+    stage: Stage, name: str, *, static: bool, program: Path | None = None
+) -> Iterator[Contender]:
     """Run Envoy's own filter with its cache on."""
     config = envoy_configs.gcp_authn(
         envoy_configs.bare(stage.ca_file, stage.token),
@@ -108,7 +115,7 @@ def gcp_authn(stage: Stage, name: str, *, static: bool) -> Iterator[Contender]:
         f"127.0.0.1:{stage.port}" if static else None,
         f"https://d00000.{DOMAIN}",
     )
-    with Envoy(stage.directory, _slug(name), config) as envoy:
+    with Envoy(stage.directory, _slug(name), config, program=program) as envoy:
         yield Contender(name, envoy.address, envoy.pid)
 
 

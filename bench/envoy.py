@@ -17,8 +17,14 @@ class Envoy:
     """`address` is where its first listener listens, once it runs."""
 
     def __init__(
-        self, directory: Path, name: str, config: dict[str, Any], concurrency: int = 1
+        self,
+        directory: Path,
+        name: str,
+        config: dict[str, Any],
+        concurrency: int = 1,
+        program: Path | None = None,
     ) -> None:
+        self._program = program or find_envoy(None)
         self._directory = directory
         self._name = name
         self._concurrency = concurrency
@@ -36,7 +42,7 @@ class Envoy:
     def __enter__(self) -> Self:
         admin_file = self._directory / f"{self._name}.admin"
         log = self._directory / f"{self._name}.log"
-        command = [str(find_envoy(None)), "--config-path", str(self._file)]
+        command = [str(self._program), "--config-path", str(self._file)]
         command += ["--admin-address-path", str(admin_file), "--disable-hot-restart"]
         command += ["--concurrency", str(self._concurrency), "--log-level", "warning"]
         command += ["--component-log-level", "misc:error"]

@@ -9,7 +9,7 @@
 -- fails before, ext_authz is asked. Without mark and without answer there is no route out.
 -- Written for `python tools/sync_envoy_lua.py`, which copies it into envoy.yaml.
 
-local MAX_ENTRIES = 2048        -- of each generation; the older one goes when the younger is full
+local MAX_ENTRIES = 8192        -- of each generation; the older one goes when the younger is full
 local MAX_AUTHORITY = 300       -- bytes; longer ones are not worth remembering
 local MAX_URL = 8192           -- bytes
 local MAX_SECONDS = 10          -- whatever the service says

@@ -300,15 +300,15 @@ test("a long message has its length in its prefix", function()
 end)
 
 test("the number of entries is bounded, and the newest are there", function()
-  for number = 1, 10000 do
+  for number = 1, 20000 do
     envoy.response(envoy.request(get("h" .. number), answer()), ok())
   end
   local hits = 0
-  for number = 1, 10000 do
+  for number = 1, 20000 do
     hits = hits + (envoy.request(get("h" .. number)).hit and 1 or 0)
   end
-  assert(hits >= 2048 and hits <= 4096, hits)
-  equal(envoy.request(get("h10000")).hit, true)
+  assert(hits >= 8192 and hits <= 16384, hits)
+  equal(envoy.request(get("h20000")).hit, true)
 end)
 
 test("an overlong authority is neither kept nor looked up", function()
