@@ -36,9 +36,9 @@ class Size:
 
 
 FULL = Size(
-    requests=16_000,
-    few=3_000,
-    rounds=5,
+    requests=8_000,
+    few=2_000,
+    rounds=11,
     starts=9,
     tokens=10_000,
     destinations=2_000,

@@ -106,6 +106,7 @@ def cost_inside_us(repeats: int = 20_000) -> float:
         caller = Caller()
         service = CheckService(policy, cache, lambda outcome, rule: None, worker_cache=True)
         wire = request_for("a.example")
+        await _whole(service.check(wire, caller))  # the token is held from now on
         found = []
         for _ in range(5):
             begin = time.process_time()
@@ -116,6 +117,11 @@ def cost_inside_us(repeats: int = 20_000) -> float:
         return median(found)
 
     return asyncio.run(measure())
+
+
+async def _whole(answer: Any) -> bytes:
+    found: bytes = answer if isinstance(answer, bytes) else await answer
+    return found
 
 
 def _unsigned(audience: str) -> str:

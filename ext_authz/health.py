@@ -45,7 +45,7 @@ class Health:
 
     async def watch(self, messages: AsyncIterator[bytes], caller: Caller) -> AsyncIterator[bytes]:
         """Answer now and after each change."""
-        known = _service(await anext(messages)) in self._names
+        known = _service(await anext(messages, b"")) in self._names
         if not known:
             yield _Answer(status=_Answer.SERVICE_UNKNOWN).SerializeToString()
         while True:
