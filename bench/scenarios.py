@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -59,11 +60,14 @@ class Scenario:
 
 
 def run(scenario: Scenario, contenders: Sequence[Contender]) -> list[Row]:
-    """Run the rounds, in turning order, and return a row per contender, `bare` as the base."""
+    """Run the rounds and return a row per contender, `bare` as the base.
+
+    The order is shuffled anew (and alike in each run): who came before leaves the machine busy or
+    rested, and must not be the same in every round.
+    """
     found: dict[str, dict[int, Row]] = {each.name: {} for each in contenders}
     for number in range(scenario.rounds):
-        turn = number % len(contenders)
-        for contender in (*contenders[turn:], *contenders[:turn]):
+        for contender in random.Random(number).sample(contenders, len(contenders)):
             found[contender.name][number] = _measure(scenario, contender)
     base = next((rounds for name, rounds in found.items() if name.startswith(BASE)), {})
     return [_row(rounds, base) for rounds in found.values()]
