@@ -166,4 +166,8 @@ def test_both_are_replaced_one_after_the_other(
     finally:
         old.stop()
     assert load.lost(forwarded(world.service)) == []
-    assert set(load.counts()) <= {Fate.OK, Fate.RESET}, load.counts()
+    # Linux resets a handshake that is under way with the listener that closes (net.ipv4's
+    # tcp_migrate_req is off): a client sees a reset or a refusal, and nothing was sent.
+    counts = load.counts()
+    assert set(counts) <= {Fate.OK} | NOBODY_THERE, counts
+    assert counts[Fate.REFUSED] <= 2, counts
