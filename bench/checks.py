@@ -92,7 +92,7 @@ def cost_inside_us(repeats: int = 20_000) -> float:
     from ext_authz.check_service import CheckService
     from ext_authz.clock import system_clock
     from ext_authz.policy import Policy
-    from ext_authz.rpc import Caller
+    from ext_authz.rpc import Caller, whole
     from ext_authz.rules import Rule
     from ext_authz.token_cache import TokenCache
     from ext_authz.tokens import Fetched, TokenKey
@@ -106,7 +106,7 @@ def cost_inside_us(repeats: int = 20_000) -> float:
         caller = Caller()
         service = CheckService(policy, cache, lambda outcome, rule: None, worker_cache=True)
         wire = request_for("a.example")
-        await _whole(service.check(wire, caller))  # the token is held from now on
+        await whole(service.check(wire, caller))  # the token is held from now on
         found = []
         for _ in range(5):
             begin = time.process_time()
@@ -117,11 +117,6 @@ def cost_inside_us(repeats: int = 20_000) -> float:
         return median(found)
 
     return asyncio.run(measure())
-
-
-async def _whole(answer: Any) -> bytes:
-    found: bytes = answer if isinstance(answer, bytes) else await answer
-    return found
 
 
 def _unsigned(audience: str) -> str:

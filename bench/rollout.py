@@ -101,22 +101,20 @@ def other_destinations(stage: Stage) -> tuple[Load, float]:
 
 def drained_envoy(stage: Stage) -> tuple[Load, float]:
     """Envoy by itself is drained, ended and started anew."""
-    stage.service()
-    envoy = stage.envoy()
-    with stage.load() as load:
-        warm(load)
-        drain(envoy)
-        envoy.stop()
-        stage.envoy()
-        return _afterwards(load)
+    return _envoy_anew(stage, drain)
 
 
 def ended_envoy(stage: Stage) -> tuple[Load, float]:
     """The same without draining: SIGTERM alone."""
+    return _envoy_anew(stage, lambda envoy: None)
+
+
+def _envoy_anew(stage: Stage, before: Callable[[Envoy], None]) -> tuple[Load, float]:
     stage.service()
     envoy = stage.envoy()
     with stage.load() as load:
         warm(load)
+        before(envoy)
         envoy.stop()
         stage.envoy()
         return _afterwards(load)

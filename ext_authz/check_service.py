@@ -30,7 +30,7 @@ from ext_authz.destination import MAX_AUTHORITY_LENGTH
 from ext_authz.errors import TokenUnavailableError
 from ext_authz.policy import Policy, decide
 from ext_authz.proto import external_auth_pb2 as pb
-from ext_authz.rpc import Answer, Caller, Methods, RpcError, Status, Unary, UnaryCall
+from ext_authz.rpc import Answer, Caller, Methods, RpcError, Status, Unary, UnaryCall, whole
 from ext_authz.short_names import Project
 from ext_authz.token_cache import TokenCache
 from ext_authz.tokens import SAFETY_MARGIN_SECONDS, Token, TokenKey, seconds_left
@@ -133,8 +133,7 @@ class CheckService:
             self._policy = policy
             self._decisions.clear()
         decision = decide(_facts(message, with_path=policy.needs_path), policy)
-        answer = self._answer(message, decision)
-        return answer if isinstance(answer, bytes) else await answer
+        return await whole(self._answer(message, decision))
 
     def _decide(self, request: Request) -> Decision:
         decision = self._decisions.get(request)

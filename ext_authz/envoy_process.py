@@ -123,9 +123,8 @@ class EnvoyProcess:
         listeners close, so that nobody is accepted and then cut.
         """
         end = asyncio.get_running_loop().time() + seconds
-        halfway = (
-            end - seconds / 2
-        )  # under a steady load it is never idle: then the listeners close
+        # Under a steady load it is never idle: then the listeners close.
+        halfway = end - seconds / 2
         await self._post("/healthcheck/fail")
         await self._post("/drain_listeners?graceful&skip_exit")
         await self._until_idle(halfway)

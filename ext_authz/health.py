@@ -21,12 +21,12 @@ class Health:
 
     def __init__(self, service_names: Iterable[str]) -> None:
         self._names = frozenset({"", *service_names})
-        self._serving = False
+        self.is_serving = False
         self._changed = asyncio.Event()
 
     def tell(self, *, serving: bool) -> None:
         """Take a new state, and let those who watch hear of it."""
-        self._serving = serving
+        self.is_serving = serving
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -55,7 +55,7 @@ class Health:
             await changed.wait()
 
     def _state(self) -> bytes:
-        status = _Answer.SERVING if self._serving else _Answer.NOT_SERVING
+        status = _Answer.SERVING if self.is_serving else _Answer.NOT_SERVING
         return bytes(_Answer(status=status).SerializeToString())
 
 

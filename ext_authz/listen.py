@@ -63,7 +63,7 @@ def require_local(address: Address, *, insecure: bool, has_tls: bool = False) ->
 def require_free(host: str, port: int, flag: str) -> None:
     """Raise StartError if a fixed TCP port is taken, or an address is not of this machine.
 
-    Envoy and gRPC listen with SO_REUSEPORT: two sidecars would silently share one port.
+    Envoy listens with SO_REUSEPORT: two sidecars would silently share one port.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -79,7 +79,7 @@ def require_free(host: str, port: int, flag: str) -> None:
 
 
 def why_no_socket(path: Path) -> str:
-    """Say why no Unix socket can be made at a path; gRPC does not."""
+    """Say why no Unix socket can be made at a path, plainer than the error itself."""
     if len(str(path).encode()) > MAX_SOCKET_PATH:
         return f"expected a path of at most {MAX_SOCKET_PATH} bytes"
     if path.is_dir():

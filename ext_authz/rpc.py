@@ -66,6 +66,11 @@ Methods = Mapping[str, Unary | Stream]
 """By path: `/package.Service/Method`."""
 
 
+async def whole(answer: Answer) -> bytes:
+    """Wait for an answer, if there is anything to wait for."""
+    return answer if isinstance(answer, bytes) else await answer
+
+
 def framed(message: bytes) -> bytes:
     """Return the message as it travels."""
     return b"\0" + len(message).to_bytes(4, "big") + message

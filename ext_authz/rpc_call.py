@@ -30,13 +30,13 @@ class Call:
         "_begun",
         "_h2",
         "_inbox",
+        "_is_ending",
         "_messages",
         "_pieces",
         "_sent",
         "_unsent",
         "has_ended",
         "id",
-        "is_ending",
         "method",
         "task",
     )
@@ -45,8 +45,8 @@ class Call:
         self.id = stream_id
         self.method = method
         self.task: asyncio.Task[bytes | None] | None = None
-        self.is_ending = False  # all is said, but the client's windows may be full
         self.has_ended = False
+        self._is_ending = False  # all is said, but the client's windows may be full
         self._h2 = h2
         self._pieces = Messages()
         self._messages: list[bytes] = []
@@ -119,14 +119,14 @@ class Call:
             self._unsent = self._unsent[size:]
         if self._sent is not None:
             self._sent.set()
-        if self.is_ending and not self.has_ended:
+        if self._is_ending and not self.has_ended:
             self.has_ended = True
             self._h2.send_headers(self.id, _ALL_WELL, end_stream=True)
 
     def end(self) -> None:
         """Say that all is well, after what is still unsent."""
         self._begin()
-        self.is_ending = True
+        self._is_ending = True
         self.send()
 
     def fail(self, error: BaseException) -> None:

@@ -44,11 +44,14 @@ _CONFIG = H2Configuration(
 
 
 class Connection(asyncio.Protocol):
-    """Serves `methods` to one client. `gone` hears when the connection is over."""
+    """Serves `methods` to one client, and is in `connections` for as long as it is open.
 
-    def __init__(self, methods: Methods, gone: Callable[[Connection], None]) -> None:
+    With TLS that begins after the handshake: asyncio tells nothing of one that fails.
+    """
+
+    def __init__(self, methods: Methods, connections: set[Connection]) -> None:
         self._methods = methods
-        self._gone = gone
+        self._connections = connections
         self._h2 = H2Connection(_CONFIG)
         self._h2.decoder = RememberingDecoder(MAX_HEADER_BYTES)
         self._h2.encoder = RememberingEncoder()
@@ -69,6 +72,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet."""
+        self._connections.add(self)
         self._transport = transport
         self._caller = Caller(_names(transport.get_extra_info("ssl_object")))
         # What is announced binds once the client has acknowledged it. Until then a client may have
@@ -111,7 +115,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """End what nobody waits for any more."""
         self._drop_all()
-        self._gone(self)
+        self._connections.discard(self)
 
     # ------------------------------------------------------------------------ stopping
 
@@ -167,12 +171,16 @@ class Connection(asyncio.Protocol):
             return
         try:
             call.no_more()
-            if isinstance(call.method, Unary):
-                self._answer(call, call.method.call(call.message, self._caller))
-        except ProtocolError:
-            raise
+            if not isinstance(call.method, Unary):
+                return
+            found = call.method.call(call.message, self._caller)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets a status
             self._fail(call, error)
+            return
+        if isinstance(found, bytes):
+            self._end(call, found)
+        else:
+            self._start(call, found)
 
     def _drop(self, event: Any) -> None:
         call = self._calls.pop(event.stream_id, None)
@@ -188,19 +196,9 @@ class Connection(asyncio.Protocol):
         if not event.stream_id:
             self._send_more()
         elif event.stream_id in self._calls:
-            call = self._calls[event.stream_id]
-            call.send()
-            self._forget_if_ended(call)
+            self._send(self._calls[event.stream_id])
 
     # ---------------------------------------------------------------- methods, answers
-
-    def _answer(self, call: Call, found: bytes | Coroutine[Any, Any, bytes]) -> None:
-        if isinstance(found, bytes):
-            call.say(found)
-            call.end()
-            self._forget_if_ended(call)
-        else:
-            self._start(call, found)
 
     async def _stream(self, call: Call, method: Stream) -> None:
         async for message in method.call(call.arriving(), self._caller):
@@ -219,12 +217,14 @@ class Connection(asyncio.Protocol):
         if error is not None:
             self._fail(call, error)
         else:
-            answer = task.result()
-            if answer is not None:
-                call.say(answer)
-            call.end()
-            self._forget_if_ended(call)
+            self._end(call, task.result())
         self._flush()
+
+    def _end(self, call: Call, answer: bytes | None) -> None:
+        if answer is not None:
+            call.say(answer)
+        call.end()
+        self._forget_if_ended(call)
 
     def _fail(self, call: Call, error: BaseException) -> None:
         call.fail(error)
@@ -237,8 +237,11 @@ class Connection(asyncio.Protocol):
     def _send_more(self) -> None:
         for call in list(self._calls.values()):
             with contextlib.suppress(ProtocolError):
-                call.send()
-                self._forget_if_ended(call)
+                self._send(call)
+
+    def _send(self, call: Call) -> None:
+        call.send()
+        self._forget_if_ended(call)
 
     def _flush(self) -> None:
         data = self._h2.data_to_send()

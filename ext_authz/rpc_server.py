@@ -44,15 +44,16 @@ class RpcServer:
         for each in sockets:
             self._servers.append(
                 await loop.create_server(
-                    self._connection,
+                    lambda: Connection(self._methods, self._connections),
                     sock=each,
                     backlog=BACKLOG,
                     ssl=tls,
                     ssl_handshake_timeout=handshake,
                 )
             )
-        port = 0 if address.path else sockets[0].getsockname()[1]
-        return address if address.path else Address(address.host, port)
+        if address.path:
+            return address
+        return Address(address.host, sockets[0].getsockname()[1])
 
     async def stop(self, grace_seconds: float) -> None:
         """Take no more connections, let answers that are waited for go out, and close."""
@@ -69,14 +70,9 @@ class RpcServer:
         for connection in tuple(self._connections):
             connection.close()
 
-    def _connection(self) -> Connection:
-        made = Connection(self._methods, self._connections.discard)
-        self._connections.add(made)
-        return made
-
 
 def _tcp(host: str, port: int) -> list[socket.socket]:
-    """Return a listening socket for each address of the host, all with one port."""
+    """Return a socket for each address of the host, all with one port."""
     require_free(host, port, "--listen")
     found: list[socket.socket] = []
     kind = socket.SOCK_STREAM
@@ -86,9 +82,7 @@ def _tcp(host: str, port: int) -> list[socket.socket]:
         at = (where[0], found[0].getsockname()[1] if found else port)
         both = host == "::" and socket.has_dualstack_ipv6()
         try:
-            found.append(
-                socket.create_server(at, family=family, backlog=BACKLOG, dualstack_ipv6=both)
-            )
+            found.append(socket.create_server(at, family=family, dualstack_ipv6=both))
         except OSError:
             if not found:
                 raise
@@ -96,7 +90,7 @@ def _tcp(host: str, port: int) -> list[socket.socket]:
 
 
 def _unix(path: str) -> list[socket.socket]:
-    """Return a listening Unix socket, in place of one that nobody closed."""
+    """Return a Unix socket, in place of one that nobody closed."""
     file = Path(path)
     if file.is_socket():
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -106,7 +100,6 @@ def _unix(path: str) -> list[socket.socket]:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         made.bind(path)
-        made.listen(BACKLOG)
     except OSError:
         made.close()
         raise

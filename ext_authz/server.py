@@ -84,7 +84,6 @@ class Service:
         self._not_warm: dict[TokenKey, str] = {}
         self._health = health.Health([SERVICE_NAME])
         self._tasks: list[asyncio.Task[None]] = []
-        self._can_decide = False
         self._started = False
         self.listen = options.listen
         self.status = options.status
@@ -113,7 +112,7 @@ class Service:
     async def ready(self) -> None:
         """Wait until prewarming is over, well or not, and tell the world that we serve."""
         await self._warming
-        self._tell(can_decide=True)
+        self._health.tell(serving=True)
 
     async def _warm(self) -> None:
         wanted = set(self.settings.prewarm)
@@ -201,17 +200,13 @@ class Service:
 
         Where everything gets SIGTERM at once (Cloud Run, a pod), the app still has requests to end.
         """
-        self._tell(can_decide=False)
+        self._health.tell(serving=False)
         await asyncio.sleep(delay_seconds)
 
     async def failed(self) -> str:
         """Wait until a task dies that should live for ever, and name it."""
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         return next(iter(done)).get_name()
-
-    def _tell(self, *, can_decide: bool) -> None:
-        self._can_decide = can_decide
-        self._health.tell(serving=can_decide)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(work))
@@ -231,7 +226,7 @@ class Service:
         }
 
     def _readyz(self) -> Page:
-        if self._can_decide:
+        if self._health.is_serving:
             failed = [f"prewarm failed: {why}" for why in self._not_warm.values()]
             return text_page(200, "\n".join(["ready", *failed]))
         return text_page(503, "not ready: starting or draining")

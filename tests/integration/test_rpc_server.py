@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import stat
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +17,7 @@ from ext_authz.errors import StartError
 from ext_authz.listen import Address
 from ext_authz.rpc import Caller, Stream, Unary
 from ext_authz.rpc_server import RpcServer
+from ext_authz.standins.certificates import make_authority
 from tests.support.loop import LoopThread
 from tests.support.polling import elapsed
 
@@ -47,8 +49,8 @@ class Running:
         self._thread = LoopThread("rpc")
         self.server = RpcServer(METHODS)
 
-    def listen(self, address: Address) -> Address:
-        return self._thread.run(self.server.listen(address))
+    def listen(self, address: Address, tls: ssl.SSLContext | None = None) -> Address:
+        return self._thread.run(self.server.listen(address, tls))
 
     def stop(self, grace_seconds: float = 0) -> None:
         self._thread.run(self.server.stop(grace_seconds))
@@ -127,6 +129,22 @@ def test_a_file_in_the_way_of_a_unix_socket_stays(running: Running, tmp_path: Pa
     with pytest.raises(StartError, match="something else stands there"):
         running.listen(Address(path=str(path)))
     assert path.read_text() == "keep"
+
+
+def test_handshakes_that_fail_leave_nothing_behind(running: Running, tmp_path: Path) -> None:
+    """An Envoy without a certificate tries again for ever."""
+    leaf = make_authority(tmp_path).issue("localhost")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(leaf.certificate, leaf.key)
+    address = running.listen(Address("127.0.0.1", 0), tls)
+    for said in (b"no handshake at all", b"\x16\x03\x01", b""):
+        with socket.create_connection((address.host, address.port), TIMEOUT_SECONDS) as client:
+            client.sendall(said)
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(1000):
+                pass
+    assert not running.server._connections
+    running.stop()
 
 
 def test_streams_and_large_messages_pass_both_ways(running: Running) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from ext_authz.check_service import CheckService
 from ext_authz.policy import Policy
 from ext_authz.proto import external_auth_pb2 as pb
-from ext_authz.rpc import Caller
+from ext_authz.rpc import Caller, whole
 from ext_authz.rules import Rule
 from ext_authz.tokens import Fetched, TokenKey
 from tests.unit.fakes import World
@@ -47,8 +47,7 @@ class Stage:
 
 async def answer(service: CheckService, message: pb.CheckRequest) -> bytes:
     """Ask as the server does, which gets some answers at once."""
-    found = service.check(message.SerializeToString(), Caller())
-    return found if isinstance(found, bytes) else await found
+    return await whole(service.check(message.SerializeToString(), Caller()))
 
 
 def request(

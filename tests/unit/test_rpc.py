@@ -99,7 +99,7 @@ class Pair:
     """A connection without sockets, and a client that can be as odd as a test wants."""
 
     def __init__(self, **settings: int) -> None:
-        self.ended = 0
+        self.open: set[Connection] = set()
         self.started = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.connection = Connection(
@@ -113,7 +113,7 @@ class Pair:
                 "/t/Stream": Stream(self._stream),
                 "/t/Deaf": Stream(self._deaf),
             },
-            self._gone,
+            self.open,
         )
         self.transport: Any = Transport()
         self.connection.connection_made(self.transport)
@@ -126,9 +126,6 @@ class Pair:
         self.bodies: dict[int, bytes] = {}
         self.resets: dict[int, int] = {}
         self.goodbye: int | None = None
-
-    def _gone(self, connection: Connection) -> None:
-        self.ended += 1
 
     async def _later(self, message: bytes, caller: Caller) -> bytes:
         await asyncio.sleep(0)
@@ -297,8 +294,9 @@ async def test_nothing_works_on_for_a_client_that_went_away(method: str, how: st
         pair.client.reset_stream(stream, 8)
         await pair.exchange()
     else:
+        assert pair.open == {pair.connection}
         pair.connection.connection_lost(None)
-        assert pair.ended == 1
+        assert not pair.open
     await asyncio.wait_for(pair.cancelled.wait(), 5)
 
 
